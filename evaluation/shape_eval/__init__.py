@@ -1,0 +1,1 @@
+"""ShapeEval: finds the shapes of an image and checks them against a prompt, without torch."""

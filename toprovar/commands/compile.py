@@ -1,0 +1,107 @@
+"""`toprovar compile`: calibrate, plan, export, build and verify a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toprovar.console import print_json
+
+__all__ = ["command"]
+
+
+@click.command(name="compile")
+@click.argument("model")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The deployment folder to write.",
+)
+@click.option(
+    "--vae",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Checkpoint of the image tokenizer, where MODEL does not hold it.",
+)
+@click.option(
+    "--text-encoder",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of the text encoder, where MODEL does not hold it.",
+)
+@click.option(
+    "--prompts",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Calibration prompts, one a line.  [default: the model's own]",
+)
+@click.option("--backend", metavar="NAME", default="onnxruntime", show_default=True, help="Where it will run.")
+@click.option("--policy", metavar="NAME", default="toprovar", show_default=True, help="What decides the plan.")
+@click.option(
+    "--target-flops",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.55,
+    show_default=True,
+    help="Transformer FLOPs to aim at, as a share of dense.",
+)
+@click.option("--aspect-ratio", metavar="H:W", default="1:1", show_default=True, help="Image shape.")
+@click.option(
+    "--resolution",
+    type=click.Choice(["0.06M", "0.25M", "0.60M", "1M"]),
+    help="Image size in pixels.  [default: 0.25M for nano, else 1M]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the calibration's sampling.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing deployment.")
+@click.option("--no-verify", is_flag=True, help="Do not run what was built against the model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(
+    model: str,
+    output: Path,
+    vae: Path | None,
+    text_encoder: Path | None,
+    prompts: Path | None,
+    backend: str,
+    policy: str,
+    target_flops: float,
+    aspect_ratio: str,
+    resolution: str | None,
+    seed: int,
+    force: bool,
+    no_verify: bool,
+    as_json: bool,
+) -> None:
+    """Compile MODEL into a deployment folder.
+
+    Calibrates, plans the sparsity, exports, builds for the backend, and verifies.
+
+    MODEL is `nano`, a checkpoint (.pt, .pth, .safetensors) or a folder of shards.
+    """
+    from toprovar.pipeline import compile_model
+
+    summary = compile_model(
+        model,
+        output,
+        vae=vae,
+        text_encoder=text_encoder,
+        prompts=prompts,
+        backend=backend,
+        policy=policy,
+        target_flops=target_flops,
+        aspect_ratio=aspect_ratio,
+        resolution=resolution,
+        seed=seed,
+        force=force,
+        verify=not no_verify,
+    )
+    if as_json:
+        print_json(summary)

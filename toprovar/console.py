@@ -1,0 +1,30 @@
+"""What goes where: results to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+__all__ = ["diagnostics", "print_json", "results"]
+
+
+def diagnostics() -> Console:
+    """The console for progress and remarks, on stderr."""
+    return Console(stderr=True)
+
+
+def results() -> Console:
+    """The console for a command's result, on stdout.
+
+    Names from files are printed as they are, never as markup; tables keep their width in a pipe.
+    """
+    width = None if sys.stdout.isatty() else 160
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def print_json(result: Mapping[str, object]) -> None:
+    """Prints a command's result as the one JSON object on stdout."""
+    print(json.dumps(result, allow_nan=False, indent=2), file=sys.stdout)

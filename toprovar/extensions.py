@@ -1,0 +1,13 @@
+"""The kinds of extension, each with the folder of its files and the symbol that such a file defines."""
+
+from __future__ import annotations
+
+from toprovar.registry import Registry
+
+__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "SUITES"]
+
+BACKBONES = Registry("backbone", "toprovar.models", "BACKBONE")
+BACKENDS = Registry("backend", "toprovar.runtime.backends", "BACKEND")
+COMMANDS = Registry("command", "toprovar.commands", "command")
+POLICIES = Registry("policy", "toprovar.calibration.policies", "POLICY")
+SUITES = Registry("suite", "toprovar.evaluation.suites", "SUITE")

@@ -1,0 +1,271 @@
+"""The sparsity plan: what a compiled model computes, per scale and layer."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from typing import Literal
+
+from toprovar.artefact import (
+    Artefact,
+    Count,
+    Index,
+    NonNegative,
+    Positive,
+    Sha256,
+    require_length,
+)
+from toprovar.conform import refuse
+from toprovar.errors import ArtefactError
+
+__all__ = ["DepthRule", "PlanCost", "Ranking", "ScalePlan", "SparsityPlan"]
+
+
+@dataclass(frozen=True)
+class ScalePlan(Artefact):
+    """One scale of the schedule.
+
+    Attributes:
+        height: Rows of tokens.
+        width: Columns of tokens.
+        kept: Tokens that each layer computes when this scale runs sparse: all of them (dense),
+            some of them, or 0 where the layer is left out.
+        unconditional: What the unconditional half of a guidance batch computes; `full` is the
+            same as the conditional half.
+    """
+
+    height: Count
+    width: Count
+    kept: tuple[int, ...]
+    unconditional: Literal["full"] = "full"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole grid."""
+        return self.height * self.width
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every layer computes every token."""
+        return all(kept == self.tokens for kept in self.kept)
+
+    def validate(self) -> None:
+        """Checks each count against the grid."""
+        if not self.kept:
+            raise refuse("kept", "a count for each layer", self.kept)
+        for layer, kept in enumerate(self.kept):
+            if not 0 <= kept <= self.tokens:
+                raise refuse(f"kept[{layer}]", f"an integer from 0 to {self.tokens}", kept)
+
+
+@dataclass(frozen=True)
+class Ranking(Artefact):
+    """Where the order of the tokens comes from.
+
+    Attention entropy of an observer layer is divided by the logarithm of its number of keys and
+    standardised with the calibration's moments; heads and observers are then averaged.
+
+    Attributes:
+        source: `previous_scale` ranks by the standardised entropy of the scale before, resized to
+            the grid; `none` ranks nothing, so that a layer computes all tokens or none.
+        observers: Layers whose attention entropy is observed, ascending.
+        mean: Mean of the normalised entropy, by scale, observer and head; empty without observers.
+        deviation: Its standard deviation, of the same shape.
+    """
+
+    source: Literal["previous_scale", "none"]
+    observers: tuple[Index, ...] = ()
+    mean: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    deviation: tuple[tuple[tuple[Positive, ...], ...], ...] = ()
+
+    @property
+    def heads(self) -> int | None:
+        """Heads of an observer, None without observers."""
+        return len(self.mean[0][0]) if self.observers else None
+
+    def validate(self) -> None:
+        """Checks that observers ascend and that the tables are rectangular and alike."""
+        for first, second in itertools.pairwise(self.observers):
+            if first >= second:
+                raise ArtefactError(f"expected ascending layers, got {second} after {first}", field="observers")
+        if self.source != "none" and not self.observers:
+            raise refuse("observers", f"a layer at least, to rank by {self.source!r}", ())
+        heads = len(self.mean[0][0]) if self.observers and self.mean and self.mean[0] else 0
+        for field, table in (("mean", self.mean), ("deviation", self.deviation)):
+            require_length(table, len(self.mean) if self.observers else 0, "scale", field)
+            for scale, rows in enumerate(table):
+                require_length(rows, len(self.observers), "observer", f"{field}[{scale}]")
+                for row, values in enumerate(rows):
+                    require_length(values, max(heads, 1), "head", f"{field}[{scale}][{row}]")
+
+
+@dataclass(frozen=True)
+class DepthRule(Artefact):
+    """Decides for each prompt the first scale that runs sparse.
+
+    Attributes:
+        statistic: `low_entropy_ratio`, the share of a scale's tokens whose standardised entropy,
+            averaged over heads and observers, is under `low_below`.
+        decided_after: Scale whose statistic decides, counted from 0; it and all before run dense.
+        low_below: Standardised entropy under which a token counts as low.
+        thresholds: Ascending ratios that part the depths.
+        depths: One more than the thresholds, each above `decided_after`, rising or falling
+            throughout: the ratio's place among the thresholds picks the depth.
+    """
+
+    statistic: Literal["low_entropy_ratio"]
+    decided_after: Index
+    low_below: float
+    thresholds: tuple[float, ...]
+    depths: tuple[Index, ...]
+
+    def depth(self, ratio: float) -> int:
+        """The first scale that runs sparse; a ratio equal to a threshold counts as above it.
+
+        Args:
+            ratio: The statistic of one prompt, from 0 to 1.
+        """
+        if not 0.0 <= ratio <= 1.0:
+            raise ValueError(f"expected a ratio from 0 to 1, got {ratio}")
+        return self.depths[bisect.bisect_right(self.thresholds, ratio)]
+
+    def validate(self) -> None:
+        """Checks that thresholds ascend and that depths are monotone and late enough."""
+        for index, (first, second) in enumerate(itertools.pairwise(self.thresholds), start=1):
+            if first >= second:
+                raise ArtefactError(f"expected a number above {first}, got {second}", field=f"thresholds[{index}]")
+        if len(self.depths) != len(self.thresholds) + 1:
+            raise refuse("depths", f"{len(self.thresholds) + 1} depths", self.depths)
+        for index, depth in enumerate(self.depths):
+            if depth <= self.decided_after:
+                raise refuse(f"depths[{index}]", f"an integer above {self.decided_after}", depth)
+        if list(self.depths) not in (sorted(self.depths), sorted(self.depths, reverse=True)):
+            raise ArtefactError(
+                f"expected depths that rise or fall throughout, got {', '.join(map(str, self.depths))}",
+                field="depths",
+            )
+
+
+@dataclass(frozen=True)
+class PlanCost(Artefact):
+    """Predicted transformer FLOPs of one image with guidance (see `toprovar.cost`).
+
+    Attributes:
+        dense_flops: With every scale dense.
+        sparse_flops: With every scale at its kept counts.
+        per_scale_dense: `dense_flops` by scale.
+        per_scale_sparse: `sparse_flops` by scale.
+    """
+
+    dense_flops: Positive
+    sparse_flops: NonNegative
+    per_scale_dense: tuple[NonNegative, ...]
+    per_scale_sparse: tuple[NonNegative, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Sparse FLOPs over dense FLOPs."""
+        return self.sparse_flops / self.dense_flops
+
+    def validate(self) -> None:
+        """Checks that the scales add up and that none costs more sparse than dense."""
+        require_length(self.per_scale_sparse, len(self.per_scale_dense), "scale", "per_scale_sparse")
+        for field, total, parts in (
+            ("dense_flops", self.dense_flops, self.per_scale_dense),
+            ("sparse_flops", self.sparse_flops, self.per_scale_sparse),
+        ):
+            if not math.isclose(total, math.fsum(parts), rel_tol=1e-9):
+                raise refuse(field, f"the sum of its scales, {math.fsum(parts)}", total)
+        pairs = zip(self.per_scale_dense, self.per_scale_sparse, strict=True)
+        for scale, (dense, sparse) in enumerate(pairs):
+            if sparse > dense * (1 + 1e-9):
+                raise refuse(f"per_scale_sparse[{scale}]", f"at most the dense {dense}", sparse)
+
+
+@dataclass(frozen=True)
+class SparsityPlan(Artefact):
+    """What to compute of a model, as one policy decided it.
+
+    Attributes:
+        policy: Name of the policy.
+        parameters: The policy's parameters, for the record.
+        model_sha256: Hash of the checkpoint that the plan was made for.
+        scales: The schedule, coarse to fine.
+        ranking: Which tokens a layer computes when it computes some of them.
+        restoration: What becomes of the others; `identity` lets their residual stream through.
+        depth_rule: Decides where a prompt's sparse scales begin; None for the first scale.
+        cost: Predicted cost.
+    """
+
+    schema_version: Literal[1] = dataclass_field(default=1, kw_only=True)
+    policy: str
+    parameters: Mapping[str, bool | int | float | str]
+    model_sha256: Sha256
+    scales: tuple[ScalePlan, ...]
+    ranking: Ranking
+    restoration: Literal["identity"]
+    depth_rule: DepthRule | None
+    cost: PlanCost
+
+    @property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return len(self.scales[0].kept)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every layer computes every token of every scale."""
+        return all(scale.is_dense for scale in self.scales)
+
+    def kept(self, scale: int, depth: int = 0) -> tuple[int, ...]:
+        """Tokens that each layer computes.
+
+        Args:
+            scale: Index of the scale, from 0.
+            depth: The first scale that runs sparse, as `DepthRule.depth` gives it.
+        """
+        plan = self.scales[scale]
+        return plan.kept if scale >= depth else (plan.tokens,) * len(plan.kept)
+
+    def validate(self) -> None:
+        """Checks scales, ranking, depth rule and cost against one another."""
+        if not self.scales:
+            raise refuse("scales", "a scale at least", self.scales)
+        for index, scale in enumerate(self.scales):
+            require_length(scale.kept, self.layers, "layer", f"scales[{index}].kept")
+            if index == 0 or self.ranking.source == "none":
+                self._require_all_or_none(index, scale)
+        if self.ranking.observers:
+            require_length(self.ranking.mean, len(self.scales), "scale", "ranking.mean")
+            if self.ranking.observers[-1] >= self.layers:
+                last = len(self.ranking.observers) - 1
+                raise refuse(
+                    f"ranking.observers[{last}]",
+                    f"an integer from 0 to {self.layers - 1}",
+                    self.ranking.observers[-1],
+                )
+        if self.depth_rule is not None:
+            self._validate_depth_rule(self.depth_rule)
+        require_length(self.cost.per_scale_dense, len(self.scales), "scale", "cost.per_scale_dense")
+
+    def _require_all_or_none(self, index: int, scale: ScalePlan) -> None:
+        why = "at the first scale" if index == 0 else "without a ranking"
+        for layer, kept in enumerate(scale.kept):
+            if kept not in (0, scale.tokens):
+                expected = f"0 or {scale.tokens} {why}"
+                raise refuse(f"scales[{index}].kept[{layer}]", expected, kept)
+
+    def _validate_depth_rule(self, rule: DepthRule) -> None:
+        if not self.ranking.observers:
+            raise refuse("ranking.observers", "a layer at least, for the depth rule", ())
+        for index, depth in enumerate(rule.depths):
+            if depth > len(self.scales):
+                raise refuse(
+                    f"depth_rule.depths[{index}]",
+                    f"at most the number of scales, {len(self.scales)}",
+                    depth,
+                )

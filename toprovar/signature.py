@@ -1,0 +1,85 @@
+"""Names and order of every tensor that crosses a graph's border.
+
+The compiler exports graphs with these names, and each backend feeds them: this file is the contract
+between the two. Plain data, no framework. Letters in the shapes: B images, R rows (B, or 2 B with
+guidance: conditional rows first), L tokens of the scale, L' of the next, K kept, P cached, T text tokens,
+C width, H heads, D head dimension, d code bits a token, z code bits a position, (h, w) the final grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DECODE", "SCALE_CONSTANTS", "TEXT", "Signature", "cache_names", "prompt", "step"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs of one graph, in order, each with the names of its axes."""
+
+    inputs: dict[str, tuple[str, ...]]
+    outputs: dict[str, tuple[str, ...]]
+
+
+TEXT = Signature(inputs={"token_ids": ("1", "T")}, outputs={"features": ("1", "T", "channels")})
+"""Text encoder, one prompt at a time: int64 token ids to features."""
+
+DECODE = Signature(inputs={"summed": ("B", "z", "h", "w")}, outputs={"image": ("B", "3", "height", "width")})
+"""Summed codes to an image in [-1, 1]."""
+
+SCALE_CONSTANTS = {
+    "rope": ("2", "L", "D/2"),
+    "up_rows": ("h", "code_height"),
+    "up_columns": ("w", "code_width"),
+    "next_rows": ("next_code_height", "h"),
+    "next_columns": ("next_code_width", "w"),
+    "carry_rows": ("next_height", "height"),
+    "carry_columns": ("next_width", "width"),
+}
+"""Constant inputs of a step; the tables of scale S are stored as NAME.S (`toprovar.models.geometry`)."""
+
+
+def cache_names(layers: int, stem: str) -> list[str]:
+    """``STEM_key.0, STEM_value.0, STEM_key.1, ...``: the order in which caches are passed."""
+    return [f"{stem}_{part}.{layer}" for layer in range(layers) for part in ("key", "value")]
+
+
+def prompt(layers: int) -> Signature:
+    """Text features of all rows to what every scale reads; once an image."""
+    text = {name: ("R", "H", "T", "D") for name in cache_names(layers, "text")}
+    return Signature(
+        inputs={"features": ("R", "T", "channels"), "mask": ("R", "T")},
+        outputs={
+            "x": ("R", "1", "C"),
+            "modulation": ("R", "6", "C"),
+            "head_modulation": ("R", "2", "C"),
+            "text_bias": ("R", "1", "1", "T"),
+            **text,
+        },
+    )
+
+
+def step(layers: int, adaptive: bool) -> Signature:
+    """One scale.
+
+    Args:
+        layers: number of blocks.
+        adaptive: the graph observes entropy and takes an order and kept counts; otherwise it is dense.
+    """
+    inputs: dict[str, tuple[str, ...]] = {"x": ("R", "L", "C")}
+    inputs |= {name: axes for name, axes in prompt(layers).outputs.items() if name != "x"}
+    inputs |= {name: ("R", "H", f"P{name.rpartition('.')[2]}", "D") for name in cache_names(layers, "past")}
+    inputs |= {"summed": ("B", "z", "h", "w"), "scale": (), **SCALE_CONSTANTS}
+    inputs |= {"noise": ("B", "L", "d"), "guidance": (), "temperature": (), "certain": ()}
+    inputs |= {"conditional_rows": ("B",), "unconditional_rows": ("B",), "image_of_row": ("R",)}
+    outputs: dict[str, tuple[str, ...]] = {
+        "bits": ("B", "L", "d"),
+        "next_x": ("R", "L'", "C"),
+        "next_summed": ("B", "z", "h", "w"),
+    }
+    if adaptive:
+        inputs |= {"order": ("B", "L"), "kept": ("layers",), "prior": ("B", "L")}
+        inputs |= {"entropy_mean": ("observers", "H"), "entropy_deviation": ("observers", "H")}
+        outputs |= {"entropy": ("B", "L"), "next_prior": ("B", "L'")}
+    outputs |= {name: ("R", "H", "P + K", "D") for name in cache_names(layers, "present")}
+    return Signature(inputs, outputs)
