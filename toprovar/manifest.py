@@ -39,6 +39,7 @@ class ModelRecord(Artefact):
         width: Channels of the residual stream.
         code_bits: Bits of a token's code.
         patchify: Whether a token is a 2 x 2 patch of codes.
+        guidance_layers: Layers after whose output guidance is applied; `layers` stands for the logits.
         latent_height: Rows of the summed codes that the decoder sees.
         latent_width: Columns of the same.
         image_height: Rows of pixels.
@@ -54,6 +55,7 @@ class ModelRecord(Artefact):
     width: Count
     code_bits: Count
     patchify: bool
+    guidance_layers: tuple[Index, ...]
     latent_height: Count
     latent_width: Count
     image_height: Count

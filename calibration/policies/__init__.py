@@ -1,0 +1,1 @@
+"""One policy a file, found by its name; each defines ``POLICY``."""

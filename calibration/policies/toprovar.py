@@ -1,0 +1,123 @@
+"""ToProVAR's formula (Chen et al., ICLR 2026, arXiv 2602.22948): scale, layer and token at once.
+
+A token of layer l at scale s is kept with P = 1 - clip(a_min + (a_max - a_min) q, 0, 1), where
+q = phi(s) R(l, s) h, phi(s) = s / S, R is the share of the leading principal components, and h the token's
+entropy. As printed h sums to 1 over the tokens, which makes q vanish and P nearly constant; here h is the
+token's rank, uniform over [0, 1]. Counts are fixed at compile time, which tokens fill them is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from toprovar.calibration.depth_rule import fit_depth_rule
+from toprovar.calibration.policy import Task
+from toprovar.calibration.ranking import entropy_ranking
+from toprovar.errors import UsageError
+from toprovar.plan import DepthRule, PlanCost, ScalePlan, SparsityPlan
+from toprovar.stats import CalibrationStats
+
+__all__ = ["POLICY", "ToProVAR"]
+
+_MULTIPLE = 8
+"""Kept counts are rounded to what matrix units like."""
+
+
+@dataclass(frozen=True)
+class ToProVAR:
+    """The formula with its constants.
+
+    Attributes:
+        a_min: share pruned of the least prunable token.
+        depths: candidates for D, counted from the last scale.
+        strongest: largest a_max that the search for the budget tries.
+    """
+
+    a_min: float = 0.0
+    depths: tuple[int, ...] = (3, 2)
+    strongest: float = 16.0
+
+    def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
+        """Finds the a_max whose cost, averaged over the calibration prompts, meets the target.
+
+        Raises:
+            UsageError: not even the strongest pruning reaches the target.
+        """
+        scales = len(stats.schedule)
+        candidates = sorted({max(scales - back, 1) for back in self.depths})
+        decided_after = candidates[0] - 1
+        rule = fit_depth_rule(
+            [prompt.low_entropy_ratio[decided_after] for prompt in stats.prompts], decided_after, candidates
+        )
+        low, high = self.a_min, self.strongest
+        if self._share(stats, task, rule, high) > task.target_flops:
+            reached = self._share(stats, task, rule, high)
+            raise UsageError(
+                f"a target of {task.target_flops:.0%} of dense FLOPs is out of reach; the last "
+                f"{scales - candidates[0]} scales alone can save down to {reached:.0%}",
+                f"give --target-flops {np.ceil(reached * 100) / 100:.2f} or more",
+            )
+        for _ in range(40):
+            middle = (low + high) / 2
+            if self._share(stats, task, rule, middle) > task.target_flops:
+                low = middle
+            else:
+                high = middle
+        kept = self._kept(stats, rule, high)
+        return SparsityPlan(
+            policy="toprovar",
+            parameters={
+                "a_min": self.a_min,
+                "a_max": high,
+                "target_flops": task.target_flops,
+                "expected_flops": self._share(stats, task, rule, high),
+            },
+            model_sha256=stats.model_sha256,
+            scales=tuple(
+                ScalePlan(height, width, tuple(counts))
+                for (height, width), counts in zip(stats.schedule, kept, strict=True)
+            ),
+            ranking=entropy_ranking(stats),
+            restoration="identity",
+            depth_rule=rule,
+            cost=task.cost(stats.schedule, kept),
+        )
+
+    def _kept(self, stats: CalibrationStats, rule: DepthRule, a_max: float) -> list[list[int]]:
+        scales = len(stats.schedule)
+        table = []
+        for scale, (height, width) in enumerate(stats.schedule):
+            tokens = height * width
+            if scale < min(rule.depths):
+                table.append([tokens] * stats.layers)
+                continue
+            rank = (np.arange(tokens) + 0.5) / tokens
+            counts = []
+            for layer in stats.scales[scale].layers:
+                priority = (scale + 1) / scales * layer.principal_component_ratio * rank
+                pruned = np.clip(self.a_min + (a_max - self.a_min) * priority, 0, 1)
+                count = round(float((1 - pruned).sum()) / _MULTIPLE) * _MULTIPLE
+                counts.append(min(max(count, _MULTIPLE), tokens))
+            table.append(counts)
+        return table
+
+    def _share(self, stats: CalibrationStats, task: Task, rule: DepthRule, a_max: float) -> float:
+        """FLOPs over dense, averaged over the calibration prompts' own depths."""
+        kept = self._kept(stats, rule, a_max)
+        costs: dict[int, PlanCost] = {}
+        total = 0.0
+        for prompt in stats.prompts:
+            depth = rule.depth(prompt.low_entropy_ratio[rule.decided_after])
+            if depth not in costs:
+                table = [
+                    counts if scale >= depth else [height * width] * stats.layers
+                    for scale, (counts, (height, width)) in enumerate(zip(kept, stats.schedule, strict=True))
+                ]
+                costs[depth] = task.cost(stats.schedule, table)
+            total += costs[depth].ratio
+        return total / len(stats.prompts)
+
+
+POLICY = ToProVAR()

@@ -1,0 +1,46 @@
+"""What a policy is: statistics in, plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from toprovar.cost import plan_cost
+from toprovar.manifest import ModelRecord
+from toprovar.plan import PlanCost, SparsityPlan
+from toprovar.stats import CalibrationStats
+
+__all__ = ["Policy", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a policy is asked for.
+
+    Attributes:
+        model: facts of the model.
+        target_flops: transformer FLOPs to aim at, as a share of dense, averaged over the prompts.
+        text_tokens: length of the text that costs are counted for.
+    """
+
+    model: ModelRecord
+    target_flops: float
+    text_tokens: int
+
+    def cost(self, schedule: Sequence[tuple[int, int]], kept: Sequence[Sequence[int]]) -> PlanCost:
+        """Predicted cost of kept counts by scale and layer, for one image with guidance."""
+        tokens = [height * width for height, width in schedule]
+        model = self.model
+        return plan_cost(model.width, model.layers, model.code_bits, tokens, kept, self.text_tokens)
+
+
+class Policy(Protocol):
+    """Decides a plan; deterministic."""
+
+    def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
+        """The plan for a task.
+
+        Raises:
+            UsageError: the target cannot be reached.
+        """

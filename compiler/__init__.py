@@ -1,0 +1,1 @@
+"""Turns a model and a plan into a deployment's graphs: trace, passes, export, build, verify."""

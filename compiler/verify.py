@@ -1,0 +1,112 @@
+"""Compares a deployment's graphs with the modules that they were exported from, on real inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+from polygraphy.comparator import Comparator, SimpleCompareFunc
+from polygraphy.logger import G_LOGGER
+from torch import nn
+
+from toprovar.compiler.torch_runner import TorchRunner
+from toprovar.signature import Signature
+
+__all__ = ["ABSOLUTE", "RELATIVE", "SMALLEST_EQUAL_BITS", "Case", "GraphCheck", "verify_graphs"]
+
+ABSOLUTE = 1e-3
+RELATIVE = 1e-3
+"""Largest error in fp32 of any element, absolute or relative; what follows a bit is compared by its median,
+since one bit that rounding flips changes everything after it."""
+
+SMALLEST_EQUAL_BITS = 0.999
+
+_AFTER_BITS = ("next_x", "next_summed")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a graph, as it happened in a generation.
+
+    Attributes:
+        graph: name of the graph.
+        scale: index of the scale; None outside the steps.
+        feed: inputs by name.
+    """
+
+    graph: str
+    scale: int | None
+    feed: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class GraphCheck:
+    """How one call compared.
+
+    Attributes:
+        graph: name of the graph.
+        scale: index of the scale; None outside the steps.
+        passed: every output within its tolerance.
+        worst: largest absolute error of the outputs that have a tolerance of their own.
+        equal_bits: share of equal bits; None where the graph samples none.
+        failures: outputs out of tolerance.
+    """
+
+    graph: str
+    scale: int | None
+    passed: bool
+    worst: float
+    equal_bits: float | None
+    failures: tuple[str, ...]
+
+
+def verify_graphs(
+    folder: Path,
+    modules: Mapping[str, tuple[nn.Module, Signature]],
+    cases: Sequence[Case],
+    done: Callable[[GraphCheck], None] = lambda check: None,
+) -> list[GraphCheck]:
+    """Runs every case through ONNX Runtime and torch with Polygraphy.
+
+    Args:
+        folder: holds ``NAME.onnx``.
+        modules: of `toprovar.compiler.modules.build_modules`.
+        cases: recorded inputs.
+        done: told after each case.
+    """
+    sessions = {name: SessionFromOnnx(str(folder / f"{name}.onnx")) for name in {case.graph for case in cases}}
+    checks = []
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        loaded = {name: loader() for name, loader in sessions.items()}
+        for case in cases:
+            runners = [OnnxrtRunner(loaded[case.graph], name="onnxruntime"), TorchRunner(*modules[case.graph], case.feed)]
+            results = Comparator.run(runners, data_loader=[dict(case.feed)])
+            check = _compare(case, results)
+            checks.append(check)
+            done(check)
+    return checks
+
+
+def _compare(case: Case, results: object) -> GraphCheck:
+    actual, expected = (iterations[0] for _, iterations in results)  # type: ignore[attr-defined]
+    equal = None
+    if "bits" in actual:
+        equal = float((np.asarray(actual["bits"]) == np.asarray(expected["bits"])).mean())
+    names = [name for name in expected if name != "bits"]
+    compare = SimpleCompareFunc(
+        atol=dict.fromkeys(names, ABSOLUTE) | {"bits": 1},
+        rtol=dict.fromkeys(names, RELATIVE) | {"bits": 0},
+        check_error_stat={"": "elemwise"} | dict.fromkeys(_AFTER_BITS, "median"),
+    )
+    failures = tuple(name for name, result in compare(actual, expected).items() if not bool(result))
+    if equal is not None and equal < SMALLEST_EQUAL_BITS:
+        failures += ("bits",)
+    direct = [name for name in names if name not in _AFTER_BITS and np.asarray(expected[name]).size]
+    worst = max(
+        float(np.abs(np.asarray(actual[name], np.float64) - np.asarray(expected[name], np.float64)).max())
+        for name in direct
+    )
+    return GraphCheck(case.graph, case.scale, not failures, worst, equal, failures)

@@ -1,0 +1,1 @@
+"""`nano`: a small Infinity trained on synthetic captioned scenes."""

@@ -1,0 +1,1 @@
+"""Executes a deployment: the loop over scales, and one backend file an engine."""

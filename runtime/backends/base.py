@@ -1,0 +1,230 @@
+"""The interface of an engine: encode a text, begin a generation, run a scale, decode.
+
+Public methods check what they are given; subclasses implement the ``*_impl`` methods. Everything large stays
+in the backend's own arrays, inside a `State`; what crosses the border is small: noise in, bits and the
+entropy map out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from toprovar import signature
+from toprovar.errors import BackendError
+from toprovar.manifest import ModelRecord
+
+__all__ = ["Backend", "Controls", "State", "StepResult"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A generation between two scales.
+
+    Attributes:
+        tensors: what the next step reads, by the names of `toprovar.signature`, in the backend's own arrays.
+        images: number of images B.
+        rows: B, or 2 B with guidance.
+        scale: index of the next scale.
+        prior: ranking of the next scale's tokens, float32 [B, L]; low means important.
+    """
+
+    tensors: Mapping[str, Any]
+    images: int
+    rows: int
+    scale: int
+    prior: np.ndarray
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the host decides for one scale.
+
+    Attributes:
+        noise: logistic noise, float32 [B, L, bits].
+        guidance: classifier-free guidance scale; 1 is none.
+        temperature: divides the logits.
+        certain: logit difference from which a bit is not drawn (`toprovar.runtime.noise.certainty`).
+        kept: tokens per layer for the adaptive graph; None runs the dense graph, which observes nothing.
+    """
+
+    noise: np.ndarray
+    guidance: float
+    temperature: float
+    certain: float
+    kept: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a scale gave.
+
+    Attributes:
+        state: for the next scale.
+        bits: uint8 [B, L, bits].
+        entropy: standardised entropy float32 [B, L]; None from the dense graph.
+    """
+
+    state: State
+    bits: np.ndarray
+    entropy: np.ndarray | None
+
+
+class Backend(ABC):
+    """One engine with one model loaded.
+
+    Args:
+        model: facts of the model.
+        grids: token grid of every scale.
+        constants: tables of `toprovar.models.geometry.scale_constants`, ``unconditional`` features
+            [T, channels], and ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads].
+    """
+
+    name: str
+
+    def __init__(
+        self, model: ModelRecord, grids: Sequence[tuple[int, int]], constants: Mapping[str, np.ndarray]
+    ) -> None:
+        self.model = model
+        self.grids = tuple(grids)
+        self.constants = constants
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees the engine's memory; the backend is of no use afterwards."""
+
+    def encode_text(self, token_ids: Sequence[int]) -> np.ndarray:
+        """Features of one text, float32 [T, channels]."""
+        if not token_ids:
+            raise BackendError("no tokens to encode; expected one at least", "give a prompt")
+        return self.encode_text_impl(np.asarray([token_ids], dtype=np.int64))[0]
+
+    def begin(self, texts: Sequence[np.ndarray], negatives: Sequence[np.ndarray] | None) -> State:
+        """Prepares a batch of images.
+
+        Args:
+            texts: features of every image's prompt, float32 [T, channels] each.
+            negatives: features of the unconditional rows, or None for a generation without guidance.
+        """
+        rows = [*texts, *(negatives or ())]
+        longest = max(len(row) for row in rows)
+        features = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
+        mask = np.zeros((len(rows), longest), np.float32)
+        for index, row in enumerate(rows):
+            features[index, : len(row)] = row
+            mask[index, : len(row)] = 1
+        model = self.model
+        empty = self.from_host_impl(np.zeros((len(rows), model.heads, 0, model.head_dim), np.float32))
+        bits = model.code_bits // (4 if model.patchify else 1)
+        summed = np.zeros((len(texts), bits, model.latent_height, model.latent_width), np.float32)
+        tensors = self.prepare_impl(features, mask)
+        tensors |= dict.fromkeys(signature.cache_names(model.layers, "past"), empty)
+        tensors["summed"] = self.from_host_impl(summed)
+        height, width = self.grids[0]
+        prior = np.zeros((len(texts), height * width), np.float32)
+        return State(tensors, len(texts), len(rows), 0, prior)
+
+    def step(self, state: State, controls: Controls) -> StepResult:
+        """Runs the state's scale.
+
+        Raises:
+            BackendError: the generation is already complete, or noise of another shape was given.
+        """
+        if state.scale >= len(self.grids):
+            raise BackendError(f"all {len(self.grids)} scales are done; expected a new generation", "call begin")
+        height, width = self.grids[state.scale]
+        expected = (state.images, height * width, self.model.code_bits)
+        if controls.noise.shape != expected:
+            raise BackendError(f"noise has shape {controls.noise.shape}; expected {expected}", "draw it per scale")
+        return self.step_impl(state, controls)
+
+    def select(self, state: State, images: Sequence[int]) -> State:
+        """The same generation with some of its images only, in the given order."""
+        rows = list(images)
+        if state.rows > state.images:
+            rows += [state.images + image for image in images]
+        picked = {
+            name: self.take_impl(tensor, list(images) if name == "summed" else rows)
+            for name, tensor in state.tensors.items()
+        }
+        return State(picked, len(images), len(rows), state.scale, state.prior[list(images)])
+
+    def decode(self, state: State) -> np.ndarray:
+        """The images, float32 [B, 3, height, width] in [-1, 1]."""
+        return self.decode_impl(state.tensors["summed"])
+
+    def step_inputs(self, state: State, controls: Controls) -> dict[str, np.ndarray]:
+        """The host's share of a step's inputs, by name, in the dtypes of the graphs."""
+        scale = state.scale
+        conditional = np.arange(state.images)
+        given = {name: self.constants[f"{name}.{scale}"] for name in signature.SCALE_CONSTANTS}
+        given |= {
+            "scale": np.asarray(scale),
+            "noise": controls.noise,
+            "guidance": np.asarray(controls.guidance, np.float32),
+            "temperature": np.asarray(controls.temperature, np.float32),
+            "certain": np.asarray(controls.certain, np.float32),
+            "conditional_rows": conditional,
+            "unconditional_rows": conditional + (state.rows - state.images),
+            "image_of_row": np.arange(state.rows) % state.images,
+        }
+        if controls.kept is not None:
+            given |= {
+                "order": np.argsort(state.prior, axis=1, kind="stable"),
+                "kept": np.asarray(controls.kept, dtype=np.int64),
+                "prior": state.prior,
+                "entropy_mean": self.constants["entropy_mean"][scale],
+                "entropy_deviation": self.constants["entropy_deviation"][scale],
+            }
+        return given
+
+    def collect(self, state: State, outputs: Mapping[str, Any], to_host: Callable[[Any], np.ndarray]) -> StepResult:
+        """A step's outputs by name as its result: caches and sums stay where they are."""
+        layers = self.model.layers
+        tensors = dict(state.tensors) | {"x": outputs["next_x"], "summed": outputs["next_summed"]}
+        past, present = signature.cache_names(layers, "past"), signature.cache_names(layers, "present")
+        tensors |= {name: outputs[new] for name, new in zip(past, present, strict=True)}
+        entropy = to_host(outputs["entropy"]) if "entropy" in outputs else None
+        if "next_prior" in outputs:
+            prior = to_host(outputs["next_prior"])
+        else:
+            height, width = self.grids[min(state.scale + 1, len(self.grids) - 1)]
+            prior = np.zeros((state.images, height * width), np.float32)
+        following = State(tensors, state.images, state.rows, state.scale + 1, prior)
+        return StepResult(following, to_host(outputs["bits"]), entropy)
+
+    @abstractmethod
+    def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
+        """int64 [1, T] to float32 [1, T, channels]."""
+
+    @abstractmethod
+    def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        """Outputs of the prompt graph, by name."""
+
+    @abstractmethod
+    def step_impl(self, state: State, controls: Controls) -> StepResult:
+        """One scale: runs the dense or the adaptive graph and hands its outputs to `collect`."""
+
+    @abstractmethod
+    def decode_impl(self, summed: Any) -> np.ndarray:
+        """Summed codes to images."""
+
+    @abstractmethod
+    def from_host_impl(self, array: np.ndarray) -> Any:
+        """An array of the backend's own kind."""
+
+    @abstractmethod
+    def take_impl(self, tensor: Any, rows: list[int]) -> Any:
+        """Rows of an array of the backend's own kind."""

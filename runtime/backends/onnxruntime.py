@@ -1,0 +1,110 @@
+"""ONNX Runtime on a CPU: the embedded default; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from toprovar import signature
+from toprovar.deployment import Deployment
+from toprovar.errors import BackendError
+from toprovar.manifest import ModelRecord
+from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
+from toprovar.constants import load_constants
+
+__all__ = ["BACKEND", "OnnxRuntimeBackend"]
+
+
+class OnnxRuntimeBackend(Backend):
+    """Runs the graphs of a deployment folder.
+
+    Args:
+        folder: the deployment's ``graphs`` folder.
+        threads: threads of an operator; None for one a core.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(
+        self,
+        model: ModelRecord,
+        grids: Sequence[tuple[int, int]],
+        constants: Mapping[str, np.ndarray],
+        folder: Path,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(model, grids, constants)
+        self._folder = folder
+        self._threads = threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    @classmethod
+    def open(cls, deployment: Deployment, source: str | None = None) -> OnnxRuntimeBackend:
+        """Loads a deployment; `source` is ignored, since the graphs hold the weights."""
+        del source
+        grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
+        graphs = deployment.folder / "graphs"
+        return cls(deployment.manifest.model, grids, load_constants(graphs), graphs)
+
+    @staticmethod
+    def check_available() -> str:
+        """One line about the engine found here."""
+        return f"ONNX Runtime {ort.__version__} on the CPU"
+
+    def close(self) -> None:
+        """Drops all sessions."""
+        self._sessions.clear()
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        """Graphs are loaded on first use: a dense generation never loads the adaptive one."""
+        if graph not in self._sessions:
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            if self._threads:
+                options.intra_op_num_threads = self._threads
+            path = self._folder / f"{graph}.onnx"
+            try:
+                self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime's errors share no base class of their own
+                reason = str(error).splitlines()[0]
+                raise BackendError(f"{path.name} cannot be loaded ({reason})", "compile the model again") from error
+        return self._sessions[graph]
+
+    def _run(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
+        session = self._session(graph)
+        values = {
+            name: value if isinstance(value, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(value)
+            for name, value in feeds.items()
+        }
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run_with_ort_values(names, values), strict=True))
+
+    def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
+        return self._run("text", {"token_ids": token_ids})["features"].numpy()
+
+    def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        return dict(self._run("prompt", {"features": features, "mask": mask}))
+
+    def step_impl(self, state: State, controls: Controls) -> StepResult:
+        graph = "dense" if controls.kept is None else "adaptive"
+        layers = self.model.layers
+        names = signature.step(layers, adaptive=controls.kept is not None).inputs
+        given = {**state.tensors, **self.step_inputs(state, controls)}
+        outputs = self._run(graph, {name: given[name] for name in names})
+        return self.collect(state, outputs, lambda value: value.numpy())
+
+    def decode_impl(self, summed: Any) -> np.ndarray:
+        return self._run("decode", {"summed": summed})["image"].numpy()
+
+    def from_host_impl(self, array: np.ndarray) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(array)
+
+    def take_impl(self, tensor: Any, rows: list[int]) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()[rows]))
+
+
+BACKEND = OnnxRuntimeBackend

@@ -1,0 +1,140 @@
+"""Eager PyTorch: the reference that the other engines are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toprovar import signature
+from toprovar.constants import load_constants
+from toprovar.deployment import Deployment
+from toprovar.errors import BackendError
+from toprovar.manifest import ModelRecord
+from toprovar.models.loader import LoadedModel, load_model
+from toprovar.models.observer import Observer
+from toprovar.models.step import Decode, Prompt, ScaleStep
+from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
+
+__all__ = ["BACKEND", "Tap", "TorchBackend"]
+
+Tap = Callable[[str, int | None, dict[str, np.ndarray]], None]
+"""Sees every call of a graph: (name, scale, inputs)."""
+
+
+class TorchBackend(Backend):
+    """Runs the model's own modules.
+
+    Args:
+        loaded: the model.
+        observers: layers whose entropy the adaptive step measures.
+        observer: watches every layer of the dense step, all of which then measure entropy.
+        device: where to run.
+
+    Attributes:
+        tap: told of every call; for verification.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: ModelRecord,
+        grids: Sequence[tuple[int, int]],
+        constants: Mapping[str, np.ndarray],
+        loaded: LoadedModel,
+        observers: Sequence[int] = (),
+        observer: Observer | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(model, grids, constants)
+        self.tap: Tap | None = None
+        self._device = torch.device(device)
+        self._text = loaded.text
+        backbone = loaded.backbone.to(self._device)
+        common = (backbone, loaded.patchify, model.guidance_layers)
+        watched = range(model.layers) if observer else ()
+        self._prompt = Prompt(backbone)
+        self._dense = ScaleStep(*common, observers=watched, observer=observer)
+        self._adaptive = ScaleStep(*common, observers=observers, adaptive=True)
+        self._decode = Decode(loaded.vae.to(self._device))
+
+    @classmethod
+    def open(cls, deployment: Deployment, source: str | None = None) -> TorchBackend:
+        """Loads the checkpoint that a deployment was compiled from.
+
+        Args:
+            deployment: gives plan and tables.
+            source: the checkpoint; the manifest's own if left out.
+
+        Raises:
+            BackendError: the checkpoint is not the one that was compiled.
+        """
+        model = deployment.manifest.model
+        loaded = load_model(source or model.source)
+        if loaded.sha256 != model.sha256:
+            raise BackendError(
+                f"{loaded.source} is not the checkpoint that this deployment was compiled from",
+                "give the original one, or compile this one",
+            )
+        grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
+        constants = load_constants(deployment.folder / "graphs")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model, grids, constants, loaded, deployment.plan.ranking.observers, device=device)
+
+    @staticmethod
+    def check_available() -> str:
+        """One line about the engine found here."""
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
+        return f"PyTorch {torch.__version__} on {where}"
+
+    @torch.inference_mode()
+    def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
+        if self._text is None:
+            raise BackendError("this model has no text encoder", "give features instead of prompts")
+        (features,) = self._call("text", None, self._text.module.to(self._device), {"token_ids": token_ids})
+        return _to_host(features)
+
+    @torch.inference_mode()
+    def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        names = signature.prompt(self.model.layers).outputs
+        return dict(
+            zip(names, self._call("prompt", None, self._prompt, {"features": features, "mask": mask}), strict=True)
+        )
+
+    @torch.inference_mode()
+    def step_impl(self, state: State, controls: Controls) -> StepResult:
+        graph, module = ("dense", self._dense) if controls.kept is None else ("adaptive", self._adaptive)
+        given = {**state.tensors, **self.step_inputs(state, controls)}
+        outputs = self._call(graph, state.scale, module, {name: given[name] for name in module.signature.inputs})
+        return self.collect(state, dict(zip(module.signature.outputs, outputs, strict=True)), _to_host)
+
+    @torch.inference_mode()
+    def decode_impl(self, summed: Any) -> np.ndarray:
+        return _to_host(self._call("decode", None, self._decode, {"summed": summed})[0])
+
+    def _call(self, graph: str, scale: int | None, module: nn.Module, feed: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        tensors = {name: value if isinstance(value, Tensor) else self._to_device(value) for name, value in feed.items()}
+        if self.tap:
+            self.tap(graph, scale, {name: _to_host(tensor) for name, tensor in tensors.items()})
+        outputs = module(*tensors.values())
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def from_host_impl(self, array: np.ndarray) -> Any:
+        return self._to_device(array)
+
+    def take_impl(self, tensor: Any, rows: list[int]) -> Any:
+        return tensor[torch.tensor(rows, device=tensor.device)]
+
+    def _to_device(self, value: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
+
+
+def _to_host(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+BACKEND = TorchBackend

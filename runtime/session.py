@@ -1,0 +1,387 @@
+"""A session: prompts in, images out, whatever the backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from toprovar.deployment import Deployment
+from toprovar.errors import UsageError
+from toprovar.extensions import BACKENDS
+from toprovar.manifest import SamplingDefaults
+from toprovar.plan import SparsityPlan
+from toprovar.runtime.backends.base import Backend, Controls, State
+from toprovar.runtime.noise import certainty, logistic_noise
+from toprovar.runtime.text import Tokenizer
+
+__all__ = ["GeneratedImage", "Generation", "Session"]
+
+Tokenize = Callable[[str], list[int]]
+StepCallback = Callable[["Session", int, float, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image and how it came about.
+
+    Attributes:
+        image: RGB.
+        prompt: as given.
+        seed: of its noise.
+        depth: first scale that ran sparse; the number of scales if none did.
+        low_entropy_ratio: what the depth was decided by; None without a depth rule.
+        bits: per scale uint8 [tokens, bits].
+        pixels: before rounding, float32 [3, height, width] in [-1, 1].
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    depth: int
+    low_entropy_ratio: float | None
+    bits: tuple[np.ndarray, ...] = field(repr=False)
+    pixels: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Images of one call.
+
+    Attributes:
+        images: in the order of prompts, then of repetitions.
+        seconds: wall-clock of everything: text, scales, decoding.
+        scale_seconds: wall-clock by scale, all images together.
+        analysis_seconds: the share of ranking and depth rule on the host, within `scale_seconds`.
+    """
+
+    images: tuple[GeneratedImage, ...]
+    seconds: float
+    scale_seconds: tuple[float, ...]
+    analysis_seconds: float
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    guidance: tuple[float, ...]
+    temperature: tuple[float, ...]
+    certain: float
+
+
+@dataclass
+class _Group:
+    """Images of a batch that run together, because they share a depth."""
+
+    members: list[int]
+    state: State
+    depth: int | None
+
+
+class Session:
+    """Generates images with one backend and one plan.
+
+    Args:
+        backend: an engine with a model loaded.
+        plan: what to compute; its schedule must be the backend's.
+        sampling: defaults of guidance, temperature, top-k and top-p.
+        tokenize: token ids of a prompt; None where prompts are given as features.
+    """
+
+    def __init__(
+        self, backend: Backend, plan: SparsityPlan, sampling: SamplingDefaults, tokenize: Tokenize | None
+    ) -> None:
+        self.backend = backend
+        self.plan = plan
+        self.sampling = sampling
+        self.tokenize = tokenize
+        self._first_sparse = min(plan.depth_rule.depths) if plan.depth_rule else 0
+
+    @classmethod
+    def open(cls, folder: str | Path, backend: str | None = None, source: str | None = None) -> Session:
+        """Opens a deployment folder.
+
+        Args:
+            folder: what `toprovar-compile` wrote.
+            backend: engine to run on; the one it was compiled for if left out.
+            source: checkpoint for backends that load the model itself.
+        """
+        deployment = Deployment.open(folder)
+        engine = BACKENDS.load(backend or deployment.manifest.backend).open(deployment, source)
+        tokenizer = Tokenizer.open(deployment.folder / "text", deployment.manifest.text)
+        return cls(engine, deployment.plan, deployment.manifest.sampling, tokenizer.encode if tokenizer else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.backend.close()
+
+    def __call__(
+        self,
+        prompt: str | np.ndarray | Sequence[str | np.ndarray],
+        negative_prompt: str | np.ndarray | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: int | Sequence[int] = 0,
+        callback_on_step_end: StepCallback | None = None,
+        *,
+        temperature: float | Sequence[float] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        dense: bool = False,
+        batch_size: int = 1,
+    ) -> Generation:
+        """Generates images.
+
+        Args:
+            prompt: one or several, as text or as features float32 [T, channels].
+            negative_prompt: what the unconditional rows see instead of the learnt features.
+            height: pixels; must be the deployment's, since its graphs are built for one schedule.
+            width: pixels; likewise.
+            guidance_scale: one number or one a scale; 1 switches guidance off.
+            num_images_per_prompt: images with consecutive seeds.
+            generator: seed of the first image, or one seed for every prompt.
+            callback_on_step_end: called as (session, scale, seconds since the start, {}) after each scale.
+            temperature: of the logits, one number or one a scale.
+            top_k: 1 takes the likelier value of every bit; otherwise without effect on single bits.
+            top_p: probability mass to sample from.
+            dense: compute every token, whatever the plan says.
+            batch_size: images that run together.
+
+        Raises:
+            UsageError: an argument that cannot be carried out.
+        """
+        self._check_size(height, width)
+        prompts = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
+        if not prompts or num_images_per_prompt < 1 or batch_size < 1:
+            raise UsageError(
+                "nothing to generate; expected a prompt, and counts of at least 1", "give a prompt in quotes"
+            )
+        sampling = self._sampling(guidance_scale, temperature, top_k, top_p)
+        seeds = [generator] * len(prompts) if isinstance(generator, int) else list(generator)
+        if len(seeds) != len(prompts):
+            raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one seed or one a prompt")
+        started = time.perf_counter()
+        texts = [self._features(one) for one in prompts]
+        negative = None if negative_prompt is None else self._features(negative_prompt)
+        work = [(p, seeds[p] + i) for p in range(len(prompts)) for i in range(num_images_per_prompt)]
+        clock = _Clock(len(self.plan.scales), started)
+        images: list[GeneratedImage] = []
+        for start in range(0, len(work), batch_size):
+            batch = work[start : start + batch_size]
+            made = self._run_batch(
+                [texts[p] for p, _ in batch],
+                negative,
+                [seed for _, seed in batch],
+                sampling,
+                dense,
+                clock,
+                callback_on_step_end,
+            )
+            for (p, seed), (pixels, bits, depth, ratio) in zip(batch, made, strict=True):
+                name = prompts[p] if isinstance(prompts[p], str) else "(features)"
+                images.append(GeneratedImage(_to_image(pixels), name, seed, depth, ratio, bits, pixels))
+        return Generation(
+            tuple(images), time.perf_counter() - started, tuple(clock.scale_seconds), clock.analysis_seconds
+        )
+
+    def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[np.ndarray]:
+        """Generates one image densely and watches it as a deployment would.
+
+        Returns:
+            Per scale, the standardised entropy of every token, float32 [tokens].
+        """
+        sampling = self._sampling(None, None, None, None)
+        text = self._features(prompt)
+        guided = any(value != 1 for value in sampling.guidance)
+        unconditional = [self.backend.constants["unconditional"][: len(text)]] if guided else None
+        state = self.backend.begin([text], unconditional)
+        maps = []
+        for scale, plan in enumerate(self.plan.scales):
+            noise = logistic_noise(seed, scale, plan.tokens, self.backend.model.code_bits)[None]
+            kept = (plan.tokens,) * self.plan.layers
+            controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], sampling.certain, kept)
+            result = self.backend.step(state, controls)
+            state = result.state
+            maps.append(result.entropy[0] if result.entropy is not None else np.zeros(plan.tokens, np.float32))
+        return maps
+
+    def _features(self, text: str | np.ndarray) -> np.ndarray:
+        if isinstance(text, np.ndarray):
+            return text
+        if self.tokenize is None:
+            raise UsageError("this model has no text encoder; expected features", "compile it with --text-encoder")
+        return self.backend.encode_text(self.tokenize(text))
+
+    def _check_size(self, height: int | None, width: int | None) -> None:
+        model = self.backend.model
+        if (height or model.image_height, width or model.image_width) != (model.image_height, model.image_width):
+            raise UsageError(
+                f"cannot make {height} x {width} pixels; this deployment makes {model.image_height} x "
+                f"{model.image_width}",
+                "compile the model with another --aspect-ratio or --resolution",
+            )
+
+    def _sampling(
+        self,
+        guidance: float | Sequence[float] | None,
+        temperature: float | Sequence[float] | None,
+        top_k: int | None,
+        top_p: float | None,
+    ) -> _Sampling:
+        scales = len(self.plan.scales)
+        return _Sampling(
+            _per_scale("guidance", self.sampling.guidance if guidance is None else guidance, scales, zero=True),
+            _per_scale("temperature", self.sampling.temperature if temperature is None else temperature, scales),
+            certainty(
+                self.sampling.top_k if top_k is None else top_k, self.sampling.top_p if top_p is None else top_p
+            ),
+        )
+
+    def _run_batch(
+        self,
+        texts: list[np.ndarray],
+        negative: np.ndarray | None,
+        seeds: list[int],
+        sampling: _Sampling,
+        dense: bool,
+        clock: _Clock,
+        callback: StepCallback | None,
+    ) -> list[tuple[np.ndarray, tuple[np.ndarray, ...], int, float | None]]:
+        """Pixels, bits, depth and statistic of every image of a batch."""
+        guided = any(value != 1 for value in sampling.guidance)
+        unconditional = None
+        if guided:
+            table = self.backend.constants["unconditional"]
+            unconditional = [table[: len(text)] if negative is None else negative for text in texts]
+        scales = len(self.plan.scales)
+        depth = scales if dense or self.plan.is_dense else None if self.plan.depth_rule else 0
+        groups = [_Group(list(range(len(texts))), self.backend.begin(texts, unconditional), depth)]
+        bits: list[list[np.ndarray]] = [[] for _ in texts]
+        ratios: list[float | None] = [None] * len(texts)
+        for scale in range(scales):
+            with clock.scale(scale):
+                for group in groups:
+                    noise = np.stack(
+                        [
+                            logistic_noise(seeds[i], scale, self.plan.scales[scale].tokens, self.backend.model.code_bits)
+                            for i in group.members
+                        ]
+                    )
+                    controls = Controls(
+                        noise,
+                        sampling.guidance[scale],
+                        sampling.temperature[scale],
+                        sampling.certain,
+                        self._kept(scale, group.depth),
+                    )
+                    result = self.backend.step(group.state, controls)
+                    group.state = result.state
+                    for row, image in enumerate(group.members):
+                        bits[image].append(result.bits[row])
+                    if result.entropy is not None and group.depth is None:
+                        self._note_ratios(scale, group, result.entropy, ratios)
+                with clock.analysis():
+                    groups = self._regroup(scale, groups, ratios)
+            if callback:
+                callback(self, scale, clock.elapsed(), {})
+        made: dict[int, tuple[np.ndarray, int]] = {}
+        for group in groups:
+            for image, pixels in zip(group.members, self.backend.decode(group.state), strict=True):
+                made[image] = pixels, scales if group.depth is None else group.depth
+        return [(made[i][0], tuple(bits[i]), made[i][1], ratios[i]) for i in range(len(texts))]
+
+    def _kept(self, scale: int, depth: int | None) -> tuple[int, ...] | None:
+        """Kept counts for the adaptive graph; None where the dense graph does, since nothing needs observing."""
+        plan, rule = self.plan, self.plan.depth_rule
+        dense = (plan.scales[scale].tokens,) * plan.layers
+        if depth is None:
+            observed = rule is not None and scale == rule.decided_after
+            return dense if observed or scale + 1 >= self._first_sparse else None
+        kept = plan.kept(scale, depth)
+        if kept != dense or depth <= scale + 1 < len(plan.scales):
+            return kept
+        return None
+
+    def _note_ratios(self, scale: int, group: _Group, entropy: np.ndarray, ratios: list[float | None]) -> None:
+        rule = self.plan.depth_rule
+        if rule is None or scale != rule.decided_after:
+            return
+        for row, image in enumerate(group.members):
+            ratios[image] = float((entropy[row] < rule.low_below).mean())
+
+    def _regroup(self, scale: int, groups: list[_Group], ratios: list[float | None]) -> list[_Group]:
+        """Once depths are decided, images of different depth part company."""
+        rule = self.plan.depth_rule
+        if rule is None or scale != rule.decided_after or any(group.depth is not None for group in groups):
+            return groups
+        parted: list[_Group] = []
+        for group in groups:
+            depths = [rule.depth(ratios[image] or 0.0) for image in group.members]
+            for depth in sorted(set(depths)):
+                rows = [row for row, own in enumerate(depths) if own == depth]
+                whole = len(rows) == len(group.members)
+                state = group.state if whole else self.backend.select(group.state, rows)
+                parted.append(_Group([group.members[row] for row in rows], state, depth))
+        return parted
+
+
+class _Clock:
+    """Wall-clock of a call by scale, and of the host's analysis within."""
+
+    def __init__(self, scales: int, started: float) -> None:
+        self.scale_seconds = [0.0] * scales
+        self.analysis_seconds = 0.0
+        self._started = started
+
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def scale(self, scale: int) -> _Lap:
+        return _Lap(lambda seconds: self._add_scale(scale, seconds))
+
+    def analysis(self) -> _Lap:
+        return _Lap(self._add_analysis)
+
+    def _add_scale(self, scale: int, seconds: float) -> None:
+        self.scale_seconds[scale] += seconds
+
+    def _add_analysis(self, seconds: float) -> None:
+        self.analysis_seconds += seconds
+
+
+class _Lap:
+    def __init__(self, report: Callable[[float], None]) -> None:
+        self._report = report
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *exception: object) -> None:
+        self._report(time.perf_counter() - self._begun)
+
+
+def _per_scale(name: str, value: float | Sequence[float], scales: int, zero: bool = False) -> tuple[float, ...]:
+    values = (float(value),) * scales if isinstance(value, int | float) else tuple(float(one) for one in value)
+    if len(values) == 1:
+        values *= scales
+    if len(values) != scales:
+        raise UsageError(f"{len(values)} values of {name} for {scales} scales; expected one, or one a scale")
+    if not all(np.isfinite(one) and (one > 0 or zero and one == 0) for one in values):
+        raise UsageError(f"{name} {values}; expected finite numbers {'of at least' if zero else 'above'} 0")
+    return values
+
+
+def _to_image(pixels: np.ndarray) -> Image.Image:
+    scaled = np.clip((pixels.transpose(1, 2, 0) + 1) * 127.5, 0, 255)
+    return Image.fromarray(scaled.astype(np.uint8))

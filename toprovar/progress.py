@@ -1,0 +1,65 @@
+"""Progress of a long job on stderr: one bar a stage, with time left, and wall-clock for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+from toprovar.console import diagnostics
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """Shows stages as they come; each is named by whoever reports it.
+
+    Attributes:
+        seconds: wall-clock of every stage so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeftColumn(),
+            console=diagnostics(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Reports that `done` of `total` are done; a stage's clock starts where the last report ended."""
+        now = time.perf_counter()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+            self._started[stage] = self._last
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        self.seconds[stage] = now - self._started[stage]
+        self._last = now
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage of one piece."""
+        self.progress(name, 0, 1)
+        yield
+        self.progress(name, 1, 1)
