@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml
 
 demo: setup
 	$(BIN)/toprovar-compile nano --output build/nano --force
-	$(BIN)/toprovar run build/nano --demo --output build/demo.png
+	$(BIN)/toprovar run build/nano --demo --grid --output build/demo.png
 
 test: setup
 	$(BIN)/pytest -n 2

@@ -25,7 +25,8 @@ def fit_depth_rule(ratios: Sequence[float], decided_after: int, depths: Sequence
         depths: candidate first sparse scales, ascending.
     """
     quantiles = np.quantile(np.asarray(ratios), np.arange(1, len(depths)) / len(depths))
-    kept_depths, thresholds = [depths[0]], []
+    kept_depths = [depths[0]]
+    thresholds: list[float] = []
     for threshold, depth in zip(quantiles.tolist(), depths[1:], strict=True):
         if threshold > (thresholds[-1] if thresholds else -1.0):
             thresholds.append(threshold)

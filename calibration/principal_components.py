@@ -10,6 +10,9 @@ __all__ = ["LEADING_SHARE", "leading_ratio"]
 LEADING_SHARE = 0.05
 """Leading components, as a share of all: a twentieth, at least one."""
 
+_NO_VARIANCE = 1e-20
+"""Variance over energy below which equal tokens differ by the rounding of their mean alone."""
+
 
 def leading_ratio(hidden: Tensor) -> float:
     """Share of the leading principal components in the variance of [N, C] tokens.
@@ -22,7 +25,7 @@ def leading_ratio(hidden: Tensor) -> float:
     gram = centred @ centred.T if tokens <= channels else centred.T @ centred
     eigenvalues = torch.linalg.eigvalsh(gram).clamp_min(0)
     total = eigenvalues.sum().item()
-    if total <= 1e-12:
+    if total <= _NO_VARIANCE * hidden.double().square().sum().item():
         return 1.0
     leading = max(1, round(LEADING_SHARE * len(eigenvalues)))
     return min(eigenvalues[-leading:].sum().item() / total, 1.0)

@@ -48,7 +48,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         UsageError: the file is unreadable or holds no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text ({error})", "expected prompts in UTF-8, one a line") from error
     prompts = tuple(line.strip() for line in lines if line.strip())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from toprovar.calibration.principal_components import leading_ratio
+from toprovar.errors import CheckpointError
 from toprovar.stats import LayerStats, ScaleStats
 
 __all__ = ["HISTOGRAM_BINS", "EntropyRecorder"]
@@ -54,7 +55,16 @@ class EntropyRecorder:
         self._histogram[at] += torch.bincount(bins, minlength=HISTOGRAM_BINS).cpu().numpy()
 
     def on_hidden(self, layer: int, hidden: Tensor) -> None:
-        """Adds the principal-component ratio of the first row of [R, K, C]."""
+        """Adds the principal-component ratio of the first row of [R, K, C].
+
+        Raises:
+            CheckpointError: the model computes infinities or NaN.
+        """
+        if not torch.isfinite(hidden[0]).all():
+            raise CheckpointError(
+                f"layer {layer} computes numbers that are not finite at scale {self._scale}; expected a trained model",
+                "give another checkpoint",
+            )
         at = self._scale, layer
         self._ratio[at] += leading_ratio(hidden[0])
         self._passes[at] += 1

@@ -34,18 +34,19 @@ class TorchRunner(BaseRunner):
         self._example = example
 
     def get_input_metadata_impl(self, use_numpy_dtypes: bool | None = None) -> TensorMetadata:
+        """Names, types and shapes of the inputs, from the example."""
         metadata = TensorMetadata()
         for name in self._contract.inputs:
             metadata.add(name, dtype=self._example[name].dtype, shape=self._example[name].shape)
         return metadata
 
     def infer_impl(self, feed_dict: dict[str, np.ndarray]) -> OrderedDict[str, Any]:
-        tensors = [torch.from_numpy(np.ascontiguousarray(feed_dict[name])) for name in self._contract.inputs]
+        """Runs the module; outputs by name."""
+        # ascontiguousarray would give a scalar an axis
+        tensors = [torch.from_numpy(np.asarray(feed_dict[name], order="C")) for name in self._contract.inputs]
         started = time.perf_counter()
         with torch.inference_mode():
             outputs = self._module(*tensors)
         self.inference_time = time.perf_counter() - started
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return OrderedDict(
-            (name, tensor.numpy()) for name, tensor in zip(self._contract.outputs, outputs, strict=True)
-        )
+        return OrderedDict((name, tensor.numpy()) for name, tensor in zip(self._contract.outputs, outputs, strict=True))

@@ -50,7 +50,9 @@ class VAEConfig:
             bits=shapes["decoder.conv_in.conv.weight"][1],
             encoder_channels=channels("encoder.down"),
             decoder_channels=channels("decoder.up"),
-            blocks=len([key for key in shapes if re.fullmatch(r"encoder\.down\.0\.block\.\d+\.norm1\.norm\.bias", key)]),
+            blocks=sum(
+                re.fullmatch(r"encoder\.down\.0\.block\.\d+\.norm1\.norm\.bias", key) is not None for key in shapes
+            ),
             downsamples=len([key for key in shapes if key.endswith(".downsample.conv.conv.bias")]),
         )
 

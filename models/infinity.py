@@ -192,9 +192,7 @@ class _Block(nn.Module):
         self.ca_norm = nn.LayerNorm(width, eps=1e-6)
         self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
 
-    def forward(
-        self, x: Tensor, layer: int, condition: Condition, rope: Tensor, attend: Attend
-    ) -> Tensor:
+    def forward(self, x: Tensor, layer: int, condition: Condition, rope: Tensor, attend: Attend) -> Tensor:
         modulation = self.ada_gss + condition.modulation.unsqueeze(1)
         gain1, gain2, scale1, scale2, shift1, shift2 = modulation.unbind(2)
         x = x + gain1 * self.sa(_modulate(x, scale1, shift1), rope, layer, attend)

@@ -186,7 +186,10 @@ def _load_nano(folder: Path) -> LoadedModel:
     if not any(folder.glob("model*.safetensors")):
         missing.insert(0, "model.safetensors.index.json")
     if missing:
-        raise CheckpointError(f"{folder}: {', '.join(missing)} missing from nano's weights", "install toprovar again")
+        raise CheckpointError(
+            f"nano is not complete in this version: {', '.join(missing)} missing from its weights",
+            "compile a checkpoint of your own, or see models/nano/README.md for how nano is trained",
+        )
     backbone, vae = build_pair(read_state_dict(transformer), read_state_dict(others[0]), "nano")
     return LoadedModel(
         family="infinity",

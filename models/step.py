@@ -34,6 +34,7 @@ class Prompt(nn.Module):
         self.backbone = backbone
 
     def forward(self, features: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Features [R, T, channels] and mask [R, T] to the outputs of `signature.prompt`, in order."""
         condition = self.backbone.encode_condition(features, mask)
         pairs = zip(condition.text_keys, condition.text_values, strict=True)
         return (
@@ -53,6 +54,7 @@ class Decode(nn.Module):
         self.vae = vae
 
     def forward(self, summed: Tensor) -> Tensor:
+        """Summed codes [B, z, h, w] to images [B, 3, height, width] in [-1, 1]."""
         return self.vae.decode(summed)
 
 
@@ -95,17 +97,19 @@ class ScaleStep(nn.Module):
         self.signature = signature.step(backbone.config.depth, adaptive)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Inputs to outputs of `signature.step`, both in order."""
         given = dict(zip(self.signature.inputs, tensors, strict=True))
         hidden, presents, entropies = self.run_blocks(given)
         logits = self.guided_logits(hidden, given)
         bits = sample_bits(logits, given["noise"], given["certain"])
         next_x, next_summed = self.advance(bits, given)
-        outputs = (bits, next_x, next_summed)
+        outputs: tuple[Tensor, ...] = (bits, next_x, next_summed)
         if self.adaptive:
             outputs += self.rank(entropies, given)
         return (*outputs, *presents)
 
     def condition(self, given: dict[str, Tensor]) -> Condition:
+        """The prompt's share of a step's inputs."""
         depth = self.backbone.config.depth
         return Condition(
             start=given["x"],

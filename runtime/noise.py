@@ -18,7 +18,7 @@ def logistic_noise(seed: int, scale: int, tokens: int, bits: int) -> np.ndarray:
     Returns:
         float32 [tokens, bits], finite.
     """
-    generator = np.random.Generator(np.random.Philox(key=[seed % 2**64, scale]))
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, scale], np.uint64)))
     uniform = generator.random((tokens, bits), dtype=np.float64)
     uniform = np.clip(uniform, 2.0**-53, 1 - 2.0**-53)
     return (np.log(uniform) - np.log1p(-uniform)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class GeneratedImage:
         seed: of its noise.
         depth: first scale that ran sparse; the number of scales if none did.
         low_entropy_ratio: what the depth was decided by; None without a depth rule.
-        bits: per scale uint8 [tokens, bits].
+        bits: per scale uint8 [tokens, bits]; those of a scale that is left out are not in the image.
         pixels: before rounding, float32 [3, height, width] in [-1, 1].
     """
 
@@ -112,8 +113,8 @@ class Session:
             source: checkpoint for backends that load the model itself.
         """
         deployment = Deployment.open(folder)
-        engine = BACKENDS.load(backend or deployment.manifest.backend).open(deployment, source)
         tokenizer = Tokenizer.open(deployment.folder / "text", deployment.manifest.text)
+        engine = BACKENDS.load(backend or deployment.manifest.backend).open(deployment, source)
         return cls(engine, deployment.plan, deployment.manifest.sampling, tokenizer.encode if tokenizer else None)
 
     def __enter__(self) -> Self:
@@ -146,7 +147,7 @@ class Session:
         Args:
             prompt: one or several, as text or as features float32 [T, channels].
             negative_prompt: what the unconditional rows see instead of the learnt features.
-            height: pixels; must be the deployment's, since its graphs are built for one schedule.
+            height: pixels; must be the deployment's, since its tables are made for one schedule.
             width: pixels; likewise.
             guidance_scale: one number or one a scale; 1 switches guidance off.
             num_images_per_prompt: images with consecutive seeds.
@@ -168,7 +169,7 @@ class Session:
                 "nothing to generate; expected a prompt, and counts of at least 1", "give a prompt in quotes"
             )
         sampling = self._sampling(guidance_scale, temperature, top_k, top_p)
-        seeds = [generator] * len(prompts) if isinstance(generator, int) else list(generator)
+        seeds = [operator.index(one) for one in ([generator] * len(prompts) if np.ndim(generator) == 0 else generator)]
         if len(seeds) != len(prompts):
             raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one seed or one a prompt")
         started = time.perf_counter()
@@ -218,6 +219,12 @@ class Session:
 
     def _features(self, text: str | np.ndarray) -> np.ndarray:
         if isinstance(text, np.ndarray):
+            longest, channels = self.backend.constants["unconditional"].shape
+            if text.ndim != 2 or text.shape[1] != channels or not 1 <= len(text) <= longest:
+                raise UsageError(
+                    f"features of shape {text.shape}; expected [tokens, {channels}] with 1 to {longest} tokens",
+                    "give the output of the text encoder that the model was trained with",
+                )
             return text
         if self.tokenize is None:
             raise UsageError("this model has no text encoder; expected features", "compile it with --text-encoder")
@@ -225,10 +232,11 @@ class Session:
 
     def _check_size(self, height: int | None, width: int | None) -> None:
         model = self.backend.model
-        if (height or model.image_height, width or model.image_width) != (model.image_height, model.image_width):
+        made = model.image_height, model.image_width
+        asked = made[0] if height is None else height, made[1] if width is None else width
+        if asked != made:
             raise UsageError(
-                f"cannot make {height} x {width} pixels; this deployment makes {model.image_height} x "
-                f"{model.image_width}",
+                f"cannot make {asked[0]} x {asked[1]} pixels; this deployment makes {made[0]} x {made[1]}",
                 "compile the model with another --aspect-ratio or --resolution",
             )
 
@@ -240,12 +248,14 @@ class Session:
         top_p: float | None,
     ) -> _Sampling:
         scales = len(self.plan.scales)
+        top_k = self.sampling.top_k if top_k is None else top_k
+        top_p = self.sampling.top_p if top_p is None else top_p
+        if top_k < 0 or not 0 <= top_p <= 1:
+            raise UsageError(f"top_k {top_k} and top_p {top_p}; expected at least 0, and from 0 to 1", "0 is off")
         return _Sampling(
             _per_scale("guidance", self.sampling.guidance if guidance is None else guidance, scales, zero=True),
             _per_scale("temperature", self.sampling.temperature if temperature is None else temperature, scales),
-            certainty(
-                self.sampling.top_k if top_k is None else top_k, self.sampling.top_p if top_p is None else top_p
-            ),
+            certainty(top_k, top_p),
         )
 
     def _run_batch(
@@ -269,15 +279,12 @@ class Session:
         groups = [_Group(list(range(len(texts))), self.backend.begin(texts, unconditional), depth)]
         bits: list[list[np.ndarray]] = [[] for _ in texts]
         ratios: list[float | None] = [None] * len(texts)
+        width = self.backend.model.code_bits
         for scale in range(scales):
+            tokens = self.plan.scales[scale].tokens
             with clock.scale(scale):
                 for group in groups:
-                    noise = np.stack(
-                        [
-                            logistic_noise(seeds[i], scale, self.plan.scales[scale].tokens, self.backend.model.code_bits)
-                            for i in group.members
-                        ]
-                    )
+                    noise = np.stack([logistic_noise(seeds[i], scale, tokens, width) for i in group.members])
                     controls = Controls(
                         noise,
                         sampling.guidance[scale],
@@ -372,12 +379,12 @@ class _Lap:
 
 
 def _per_scale(name: str, value: float | Sequence[float], scales: int, zero: bool = False) -> tuple[float, ...]:
-    values = (float(value),) * scales if isinstance(value, int | float) else tuple(float(one) for one in value)
+    values = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
     if len(values) == 1:
         values *= scales
     if len(values) != scales:
         raise UsageError(f"{len(values)} values of {name} for {scales} scales; expected one, or one a scale")
-    if not all(np.isfinite(one) and (one > 0 or zero and one == 0) for one in values):
+    if not all(np.isfinite(one) and (one > 0 or (zero and one == 0)) for one in values):
         raise UsageError(f"{name} {values}; expected finite numbers {'of at least' if zero else 'above'} 0")
     return values
 

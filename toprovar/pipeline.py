@@ -31,6 +31,7 @@ from toprovar.constants import save_constants
 from toprovar.deployment_writer import DeploymentWriter
 from toprovar.errors import UsageError, VerificationFailed
 from toprovar.extensions import BACKENDS, POLICIES
+from toprovar.generation import EXAMPLES_FILE
 from toprovar.jsonfile import write_text
 from toprovar.manifest import Manifest, ModelRecord
 from toprovar.models.geometry import scale_constants
@@ -45,6 +46,7 @@ from toprovar.stats import CalibrationStats
 __all__ = ["compile_model", "constants_of"]
 
 _VERIFIED_PROMPTS = 1
+_EXAMPLES = 8
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -117,6 +119,7 @@ def compile_model(
         save_constants(graphs_folder, constants)
         for name, content in loaded.text.files().items():
             (writer.folder / "text" / name).write_bytes(content)
+        (writer.folder / EXAMPLES_FILE).write_text("\n".join(default_prompts(model)[:_EXAMPLES]), encoding="utf-8")
         graphs = _export(loaded, record, plan, stages)
         with stages.stage("save"):
             save_graphs(graphs, graphs_folder)
@@ -256,4 +259,3 @@ def _summary(
         "least_equal_bits": min((c.equal_bits for c in checks if c.equal_bits is not None), default=None),
         "seconds": {name: round(value, 2) for name, value in stages.seconds.items()},
     }
-

@@ -250,6 +250,8 @@ class SparsityPlan(Artefact):
                 )
         if self.depth_rule is not None:
             self._validate_depth_rule(self.depth_rule)
+        else:
+            self._require_keys()
         require_length(self.cost.per_scale_dense, len(self.scales), "scale", "cost.per_scale_dense")
 
     def _require_all_or_none(self, index: int, scale: ScalePlan) -> None:
@@ -258,6 +260,13 @@ class SparsityPlan(Artefact):
             if kept not in (0, scale.tokens):
                 expected = f"0 or {scale.tokens} {why}"
                 raise refuse(f"scales[{index}].kept[{layer}]", expected, kept)
+
+    def _require_keys(self) -> None:
+        """Entropy is that of a softmax, which needs a key; later scales see the first one's."""
+        first = self.scales[0]
+        for layer in self.ranking.observers:
+            if first.kept[layer] == 0:
+                raise refuse(f"scales[0].kept[{layer}]", f"{first.tokens}, since the layer is observed", 0)
 
     def _validate_depth_rule(self, rule: DepthRule) -> None:
         if not self.ranking.observers:

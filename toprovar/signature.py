@@ -46,7 +46,7 @@ def cache_names(layers: int, stem: str) -> list[str]:
 
 def prompt(layers: int) -> Signature:
     """Text features of all rows to what every scale reads; once an image."""
-    text = {name: ("R", "H", "T", "D") for name in cache_names(layers, "text")}
+    text = dict.fromkeys(cache_names(layers, "text"), ("R", "H", "T", "D"))
     return Signature(
         inputs={"features": ("R", "T", "channels"), "mask": ("R", "T")},
         outputs={
@@ -81,5 +81,5 @@ def step(layers: int, adaptive: bool) -> Signature:
         inputs |= {"order": ("B", "L"), "kept": ("layers",), "prior": ("B", "L")}
         inputs |= {"entropy_mean": ("observers", "H"), "entropy_deviation": ("observers", "H")}
         outputs |= {"entropy": ("B", "L"), "next_prior": ("B", "L'")}
-    outputs |= {name: ("R", "H", "P + K", "D") for name in cache_names(layers, "present")}
+    outputs |= dict.fromkeys(cache_names(layers, "present"), ("R", "H", "P + K", "D"))
     return Signature(inputs, outputs)

@@ -98,8 +98,10 @@ class ToProVAR:
             for layer in stats.scales[scale].layers:
                 priority = (scale + 1) / scales * layer.principal_component_ratio * rank
                 pruned = np.clip(self.a_min + (a_max - self.a_min) * priority, 0, 1)
-                count = round(float((1 - pruned).sum()) / _MULTIPLE) * _MULTIPLE
-                counts.append(min(max(count, _MULTIPLE), tokens))
+                exact = float((1 - pruned).sum())
+                count = max(round(exact / _MULTIPLE) * _MULTIPLE, _MULTIPLE)
+                # the whole grid is a size of its own, whether or not it is a multiple
+                counts.append(min(count, tokens) if abs(exact - count) < tokens - exact else tokens)
             table.append(counts)
         return table
 

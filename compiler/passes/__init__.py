@@ -2,7 +2,8 @@
 
 from toprovar.compiler.passes.embed_operator import embed_operator
 from toprovar.compiler.passes.name_axes import name_axes
+from toprovar.compiler.passes.transpose_keys import transpose_keys
 
 __all__ = ["PASSES"]
 
-PASSES = (embed_operator, name_axes)
+PASSES = (transpose_keys, embed_operator, name_axes)

@@ -101,3 +101,19 @@ def summarise(prompts: Sequence[ShapePrompt], results: Sequence[CheckResult]) ->
         passed.setdefault(prompt.requirements.category, []).append(result.ok)
     categories = tuple(CategoryScore(category, sum(oks), len(oks)) for category, oks in passed.items() if oks)
     return ShapeScore(categories, tuple(results))
+
+
+class _Suite:
+    """ShapeEval under the interface of `toprovar.extensions.SUITES`."""
+
+    @staticmethod
+    def prompts(limit: int | None = None) -> tuple[ShapePrompt, ...]:
+        """The held-out prompts, or `limit` of them spread over all categories."""
+        if limit is None or limit >= len(PROMPTS):
+            return PROMPTS
+        return tuple(PROMPTS[index * len(PROMPTS) // limit] for index in range(limit))
+
+    score = staticmethod(score)
+
+
+SUITE = _Suite()

@@ -29,9 +29,9 @@ def start_workers(count: int) -> Pool:
     return multiprocessing.get_context("spawn").Pool(count, signal.signal, (signal.SIGINT, signal.SIG_IGN))
 
 
-def _sample_chunk(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _sample_chunk(seed: int, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     rng = np.random.default_rng(seed)
-    captioned = [sample_captioned_scene(rng, HELD_OUT) for _ in range(_CHUNK)]
+    captioned = [sample_captioned_scene(rng, HELD_OUT) for _ in range(size)]
     packed = pack([one.scene for one in captioned])
     fields = {name: getattr(packed, name).numpy() for name in packed.__dataclass_fields__}
     return fields, np.array([encode(one.text) for one in captioned], dtype=np.int64)
@@ -45,12 +45,12 @@ class PendingScenes:
 
     @classmethod
     def start(cls, size: int, seed: int, workers: Pool) -> PendingScenes:
-        """Begins to draw `size` scenes, rounded up to whole chunks; the same seed gives the same scenes.
+        """Begins to draw `size` scenes; the same seed gives the same scenes.
 
         The prompts of the evaluation are left out.
         """
-        seeds = [seed * 1_000_003 + index for index in range(-(-size // _CHUNK))]
-        return cls(workers.map_async(_sample_chunk, seeds, chunksize=1))
+        chunks = [(seed * 1_000_003 + start // _CHUNK, min(_CHUNK, size - start)) for start in range(0, size, _CHUNK)]
+        return cls(workers.starmap_async(_sample_chunk, chunks, chunksize=1))
 
     def collect(self, device: torch.device) -> ScenePool:
         """Waits for the scenes."""

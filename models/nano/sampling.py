@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import Pool
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from toprovar import signature
@@ -19,11 +20,12 @@ from toprovar.models.geometry import scale_constants
 from toprovar.models.infinity import Infinity
 from toprovar.models.nano import settings
 from toprovar.models.nano.text_encoder import WordEncoder
+from toprovar.models.nano.training import write_atomically
 from toprovar.models.nano.vocabulary import encode
 from toprovar.models.schedules import Schedule
 from toprovar.models.step import Decode, Prompt, ScaleStep
 
-__all__ = ["EXAMPLES", "Sampler", "Setting", "compare_settings", "score_table", "tuning_prompts"]
+__all__ = ["EXAMPLES", "Sampler", "Setting", "compare_settings", "save_grid", "score_table", "tuning_prompts"]
 
 EXAMPLES = (
     "a yellow star",
@@ -72,7 +74,8 @@ class Sampler:
     def __call__(self, captions: Sequence[str], setting: Setting, seed: int = 0) -> Tensor:
         """Images of captions, float32 [B, 3, H, W] in [-1, 1]; the same for the same seed, batch and device."""
         generator = torch.Generator(self._device).manual_seed(seed)
-        return torch.cat([self._generate(part, setting, generator) for part in itertools.batched(captions, _BATCH)])
+        parts = [captions[start : start + _BATCH] for start in range(0, len(captions), _BATCH)]
+        return torch.cat([self._generate(part, setting, generator) for part in parts])
 
     def _generate(self, captions: Sequence[str], setting: Setting, generator: torch.Generator) -> Tensor:
         config, images = self._backbone.config, len(captions)
@@ -139,3 +142,11 @@ def score_table(scores: dict[Setting, ShapeScore]) -> str:
         shares = "  ".join(f"{one.share:>{len(one.category)}.2f}" for one in score.categories)
         lines.append(f"{setting.guidance:8.1f} {setting.temperature:4.1f}   {score.mean:.2f}  {shares}")
     return "\n".join(lines)
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
+    """Writes images [B, 3, H, W] in [-1, 1] as one PNG."""
+    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
+    picture = Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape], axis=0))
+    write_atomically({path: lambda place: picture.save(place, format="PNG")})

@@ -7,13 +7,14 @@ A run may take several calls: each saves as it goes and when its time is over, a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -28,7 +29,7 @@ from toprovar.models.nano import settings
 from toprovar.models.nano.data import start_workers
 from toprovar.models.nano.train_tokenizer import TokenizerSettings, train_tokenizer
 from toprovar.models.nano.train_transformer import TransformerSettings, train_transformer
-from toprovar.models.nano.training import Plan, Processes, distributed
+from toprovar.models.nano.training import Plan, Processes
 
 __all__ = ["main"]
 
@@ -54,6 +55,25 @@ _SHARED = (
 )
 
 
+@contextlib.contextmanager
+def _distributed() -> Iterator[Processes]:
+    """Joins the processes that torchrun started; without torchrun there is one."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    if size > 1:
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Processes(device, rank, size)
+    finally:
+        if size > 1:
+            torch.distributed.destroy_process_group()
+
+
 def _command(function: Callable[..., None]) -> click.Command:
     """A command with the shared options that runs in one process a GPU."""
 
@@ -67,7 +87,7 @@ def _command(function: Callable[..., None]) -> click.Command:
             return
         stop_at = math.inf if stop_after is None else began + stop_after - _RESERVE
         try:
-            with distributed() as processes, start_workers(options.pop("workers")) as workers:
+            with _distributed() as processes, start_workers(options.pop("workers")) as workers:
                 function(processes, workers, stop_at=stop_at, **options)
         except ToProVARError as error:
             raise click.ClickException(str(error)) from error
@@ -96,7 +116,6 @@ def main() -> None:
     """Train nano's tokenizer and its transformer."""
 
 
-@main.add_command
 @_command
 @click.option("--batch", default=40, show_default=True, help="Images a process and step.")
 @click.option("--rate", default=_TOKENIZER_RATE, show_default=True, help="Peak learning rate.")
@@ -110,7 +129,6 @@ def tokenizer(
     train_tokenizer(processes, out, plan, TokenizerSettings(**options), workers, resume, weights)
 
 
-@main.add_command
 @_command
 @click.option("--batch", default=128, show_default=True, help="Images a process and step.")
 @click.option("--rate", default=_TRANSFORMER_RATE, show_default=True, help="Peak learning rate.")
@@ -128,7 +146,6 @@ def transformer(
     train_transformer(processes, out, tokenizer, plan, TransformerSettings(**options), workers, resume)
 
 
-@main.add_command
 @_command
 def all_(processes: Processes, workers: Pool, out: Path, resume: bool, **options: Any) -> None:
     """Train the tokenizer, then the transformer on its codes."""
@@ -139,11 +156,12 @@ def all_(processes: Processes, workers: Pool, out: Path, resume: bool, **options
         if not train_tokenizer(processes, out, plan, TokenizerSettings(**common), workers, resume):
             return
     plan = replace(both, seconds=(1 - _TOKENIZER_SHARE) * both.seconds, rate=_TRANSFORMER_RATE)
-    tokenizer_file = out / "vae.safetensors"
-    train_transformer(
-        processes, out, tokenizer_file, plan, TransformerSettings(**common), workers, resume=resume and begun
-    )
+    file, chosen = out / "vae.safetensors", TransformerSettings(**common)
+    train_transformer(processes, out, file, plan, chosen, workers, resume=resume and begun)
 
+
+for _one in (tokenizer, transformer, all_):
+    main.add_command(_one)
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,8 @@ from torch import Tensor
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig, multiscale_quantize
 from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.nano.data import PendingScenes, ScenePool
-from toprovar.models.nano.training import Loop, Moment, Plan, Processes, report, save_grid, save_half
+from toprovar.models.nano.sampling import save_grid
+from toprovar.models.nano.training import Loop, Moment, Plan, Processes, report, save_half
 from toprovar.models.schedules import schedule
 
 __all__ = ["CONFIG", "GRIDS", "TokenizerSettings", "psnr", "read_tokenizer", "train_tokenizer"]
@@ -147,7 +148,8 @@ def _loss(image: Tensor, target: Tensor, importance: Tensor) -> Tensor:
 @torch.no_grad()
 def _evaluate(vae: BSQVAE, pool: ScenePool) -> tuple[float, Tensor]:
     """Mean PSNR over a pool, and its last scenes above what becomes of them."""
-    values, shown = [], []
+    values: list[Tensor] = []
+    shown: list[Tensor] = []
     for index in torch.arange(_HELD_OUT, device=pool.tokens.device).split(32):
         images = pool.images(index)
         decoded = vae.decode(multiscale_quantize(vae.encode(images), GRIDS).summed)

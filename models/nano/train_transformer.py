@@ -22,10 +22,18 @@ from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.geometry import scale_constants
 from toprovar.models.infinity import Condition, Infinity, InfinityConfig
 from toprovar.models.nano.data import PendingScenes, ScenePool
-from toprovar.models.nano.sampling import EXAMPLES, Sampler, Setting, compare_settings, score_table, tuning_prompts
+from toprovar.models.nano.sampling import (
+    EXAMPLES,
+    Sampler,
+    Setting,
+    compare_settings,
+    save_grid,
+    score_table,
+    tuning_prompts,
+)
 from toprovar.models.nano.text_encoder import WordEncoder
 from toprovar.models.nano.train_tokenizer import GRIDS, read_tokenizer
-from toprovar.models.nano.training import Loop, Moment, Plan, Processes, report, save_grid, save_half
+from toprovar.models.nano.training import Loop, Moment, Plan, Processes, report, save_half
 from toprovar.models.nano.vocabulary import MAX_WORDS, WORDS
 from toprovar.models.schedules import Schedule
 

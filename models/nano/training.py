@@ -6,22 +6,20 @@ its time is over or it is told to stop.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 import click
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,17 +31,15 @@ __all__ = [
     "Moment",
     "Plan",
     "Processes",
-    "distributed",
     "report",
-    "save_grid",
     "save_half",
     "write_atomically",
 ]
 
 _STARTED = time.monotonic()
-_SCHEMA_VERSION = 1
 _SYNC = 10
 """Steps between two agreements of the processes on clock and end; each waits for the GPU."""
+_REPORT = 100
 _UNCOUNTED = 3
 """First steps of a call, which may compile: they are not counted as training."""
 _RAMP = 100
@@ -67,7 +63,7 @@ class Processes:
         """The largest of each value over all processes: the same answer in every one."""
         if self.size == 1:
             return list(values)
-        shared = torch.tensor(values, dtype=torch.float64, device=self.device)
+        shared = torch.tensor(values or (0.0,), dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
         return shared.tolist()
 
@@ -81,25 +77,6 @@ class Processes:
         flat /= self.size
         for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
-
-
-@contextlib.contextmanager
-def distributed() -> Iterator[Processes]:
-    """Joins the processes that torchrun started; without torchrun there is one."""
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
-    if size > 1:
-        torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    try:
-        yield Processes(device, rank, size)
-    finally:
-        if size > 1:
-            torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
@@ -188,9 +165,7 @@ class _Clock:
 
     def __init__(self, plan: Plan, spent: float) -> None:
         self.seconds = plan.seconds
-        self._plan = plan
-        self._before = spent
-        self._mark = time.time()
+        self._plan, self._before, self._mark = plan, spent, time.time()
 
     def start(self) -> None:
         """Counts from now on."""
@@ -210,8 +185,8 @@ class _Clock:
 
     @property
     def late(self) -> bool:
-        """Whether this call has to end."""
-        return time.time() >= self._plan.stop_at
+        """Whether this call has to end before the schedule does."""
+        return time.time() >= self._plan.stop_at and not self._plan.finish
 
 
 class Loop:
@@ -240,12 +215,9 @@ class Loop:
         self.step = 0
         self.calls = 0
         self.spent = 0.0
-        self._optimizers = list(optimizers)
-        self._processes = processes
-        self._plan = plan
-        self._state = state
-        self._record = state.with_suffix(".json")
-        self._seed = seed
+        self._optimizers, self._processes, self._plan, self._seed = list(optimizers), processes, plan, seed
+        self._state, self._record = state, state.with_suffix(".json")
+        self._first = processes.rank == 0
         self._ramp_from = -_RAMP
         self._generator = torch.Generator(processes.device)
 
@@ -276,7 +248,8 @@ class Loop:
                 hint="name the folder of the earlier run, or leave out --resume",
             )
         self.step, self.calls, self.spent = content["step"], content["calls"], content["spent_seconds"]
-        self._tell(f"resumed at step {self.step}, {self.spent:.0f} s of training spent")
+        if self._first:
+            report(f"resumed at step {self.step}, {self.spent:.0f} s of training spent")
 
     def run(
         self,
@@ -298,52 +271,51 @@ class Loop:
             ToProVARError: the loss is not a number any more. The last save is kept.
         """
         clock, first = _Clock(self._plan, self.spent), self.step
-        saved = evaluated = 0.0
         progress, loss = clock.progress, torch.zeros(())
+        saved = evaluated = 0.0
         self.calls += 1
         with _Interrupt() as interrupt:
             while True:
-                taken = self.step - first
-                if taken == _UNCOUNTED:
+                step = self.step
+                if step - first == _UNCOUNTED:
                     clock.start()
-                if taken % _SYNC == _UNCOUNTED:
+                if step - first >= _UNCOUNTED and step % _SYNC == _UNCOUNTED:
                     broken = not bool(loss.isfinite())
                     ours = clock.progress, clock.late, interrupt.requested, broken
                     progress, late, interrupted, failed = self._processes.agree(*ours)
                     self.spent = progress * clock.seconds
-                    self._stop_if(bool(failed))
+                    if failed:
+                        raise ToProVARError(
+                            f"step {step}: the loss is not a number", "go on from the last save with a lower --rate"
+                        )
                     if progress >= 1 or late or interrupted:
                         break
-                    if self._processes.rank == 0 and clock.here - saved >= self._plan.save_every:
-                        self.save(save_weights)
+                    if self._first and clock.here - saved >= self._plan.save_every:
+                        self._save(save_weights)
                         saved = clock.here
-                    if self._processes.rank == 0 and clock.here - evaluated >= self._plan.evaluate_every:
-                        evaluate(False)
+                    if self._first and clock.here - evaluated >= self._plan.evaluate_every:
+                        _try(evaluate, False)
                         evaluated = clock.here
                 loss, describe = self._take_step(losses, progress)
-                if self._processes.rank == 0 and taken % (10 * _SYNC) == 0:
-                    left = divmod(max(1 - progress, 0) * clock.seconds, 60)
-                    speed = max(taken - _UNCOUNTED, 0) / clock.here
+                if self._first and step % _REPORT == 0:
+                    minutes, seconds = divmod(max(1 - progress, 0) * clock.seconds, 60)
+                    speed = max(step - first - _UNCOUNTED, 0) / clock.here
                     report(
-                        f"step {self.step - 1} {progress:.0%}, {left[0]:.0f}:{left[1]:02.0f} left, "
-                        f"{speed:.2f} steps/s: loss {loss.item():.4f} {describe()}"
+                        f"step {step} {progress:.0%}, {minutes:.0f}:{seconds:02.0f} left, {speed:.2f} steps/s: "
+                        f"loss {loss.item():.4f} {describe()}"
                     )
-            if self._processes.rank == 0:
-                self.save(save_weights)
+            if self._first:
+                self._save(save_weights)
                 why = "interrupted" if interrupted else "end of the schedule" if progress >= 1 else "end of the call"
                 report(f"{why} at step {self.step}, {self.spent:.0f} s of training spent, saved")
-        if self._processes.rank == 0 and not interrupted:
-            evaluate(progress >= 1)
+                if not interrupted:
+                    _try(evaluate, progress >= 1)
+            self._processes.agree()  # none reads what is not yet saved, or ends and takes the first one along
         return progress >= 1
 
-    def save(self, save_weights: Callable[[], None]) -> None:
+    def _save(self, save_weights: Callable[[], None]) -> None:
         """Writes the state, the shipped weights and the record, each whole or not at all."""
-        record = {
-            "schema_version": _SCHEMA_VERSION,
-            "step": self.step,
-            "calls": self.calls,
-            "spent_seconds": self.spent,
-        }
+        record = {"schema_version": 1, "step": self.step, "calls": self.calls, "spent_seconds": self.spent}
         state = {
             **record,
             "model": self.model.state_dict(),
@@ -374,15 +346,12 @@ class Loop:
         self.average.update(self.step)
         return loss.detach(), describe
 
-    def _stop_if(self, failed: bool) -> None:
-        if failed:
-            raise ToProVARError(
-                f"step {self.step}: the loss is not a number", hint="go on from the last save with a lower --rate"
-            )
 
-    def _tell(self, message: str) -> None:
-        if self._processes.rank == 0:
-            report(message)
+def _try(evaluate: Callable[[bool], None], final: bool) -> None:
+    try:
+        evaluate(final)
+    except Exception:  # whatever it is, the training is worth more than its pictures
+        traceback.print_exc()
 
 
 def write_atomically(writers: dict[Path, Callable[[Path], object]]) -> None:
@@ -426,11 +395,3 @@ def save_half(state: dict[str, Tensor], path: Path, shard_bytes: int = 12 << 20)
     }
     writers[path.with_name(f"{path.name}.index.json")] = lambda place: place.write_text(index)
     write_atomically(writers)
-
-
-def save_grid(images: Tensor, path: Path, columns: int = 8) -> None:
-    """Writes images [B, 3, H, W] in [-1, 1] as one PNG."""
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    rows = [np.concatenate(list(pixels[i : i + columns]), axis=1) for i in range(0, len(pixels), columns)]
-    picture = Image.fromarray(np.concatenate([row for row in rows if row.shape == rows[0].shape], axis=0))
-    write_atomically({path: lambda place: picture.save(place, format="PNG")})

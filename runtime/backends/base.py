@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from toprovar import signature
-from toprovar.errors import BackendError
+from toprovar.errors import ArtefactError, BackendError
 from toprovar.manifest import ModelRecord
 
 __all__ = ["Backend", "Controls", "State", "StepResult"]
@@ -83,6 +83,9 @@ class Backend(ABC):
         grids: token grid of every scale.
         constants: tables of `toprovar.models.geometry.scale_constants`, ``unconditional`` features
             [T, channels], and ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads].
+
+    Raises:
+        ArtefactError: the tables are of another schedule.
     """
 
     name: str
@@ -93,6 +96,15 @@ class Backend(ABC):
         self.model = model
         self.grids = tuple(grids)
         self.constants = constants
+        for scale, (height, width) in enumerate(self.grids):
+            tables = [constants.get(f"carry_{axis}.{scale}") for axis in ("rows", "columns")]
+            found = [None if table is None else table.shape[1] for table in tables]
+            if found != [height, width]:
+                raise ArtefactError(
+                    f"the plan has {height} x {width} tokens, the deployment's tables {found[0]} x {found[1]}",
+                    "compile the model again: the schedule of a deployment cannot be edited",
+                    field=f"scales[{scale}]",
+                )
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +114,7 @@ class Backend(ABC):
     ) -> None:
         self.close()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  an engine that holds nothing needs no method of its own
         """Frees the engine's memory; the backend is of no use afterwards."""
 
     def encode_text(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -117,7 +129,16 @@ class Backend(ABC):
         Args:
             texts: features of every image's prompt, float32 [T, channels] each.
             negatives: features of the unconditional rows, or None for a generation without guidance.
+
+        Raises:
+            BackendError: no images, or another number of negatives.
         """
+        if not texts or (negatives is not None and len(negatives) != len(texts)):
+            raise BackendError(
+                f"{len(texts)} texts and {0 if negatives is None else len(negatives)} negatives; expected one text at "
+                "least, and a negative for each or none",
+                "pair them",
+            )
         rows = [*texts, *(negatives or ())]
         longest = max(len(row) for row in rows)
         features = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
@@ -139,8 +160,11 @@ class Backend(ABC):
     def step(self, state: State, controls: Controls) -> StepResult:
         """Runs the state's scale.
 
+        A scale whose kept counts are all 0 is left out: its bits are drawn, but nothing is added to the sum.
+
         Raises:
-            BackendError: the generation is already complete, or noise of another shape was given.
+            BackendError: the generation is already complete, noise of another shape was given, or kept counts
+                that do not fit the model.
         """
         if state.scale >= len(self.grids):
             raise BackendError(f"all {len(self.grids)} scales are done; expected a new generation", "call begin")
@@ -148,10 +172,23 @@ class Backend(ABC):
         expected = (state.images, height * width, self.model.code_bits)
         if controls.noise.shape != expected:
             raise BackendError(f"noise has shape {controls.noise.shape}; expected {expected}", "draw it per scale")
+        tokens, kept = height * width, controls.kept
+        if kept is not None and (len(kept) != self.model.layers or not all(0 <= count <= tokens for count in kept)):
+            raise BackendError(
+                f"kept counts {kept}; expected {self.model.layers} from 0 to {tokens}", "take them from a plan"
+            )
         return self.step_impl(state, controls)
 
     def select(self, state: State, images: Sequence[int]) -> State:
-        """The same generation with some of its images only, in the given order."""
+        """The same generation with some of its images only, in the given order.
+
+        Raises:
+            BackendError: no image, or one that is not there.
+        """
+        if not images or not all(0 <= image < state.images for image in images):
+            raise BackendError(
+                f"cannot select images {list(images)}; expected some of 0 to {state.images - 1}", "count from 0"
+            )
         rows = list(images)
         if state.rows > state.images:
             rows += [state.images + image for image in images]
@@ -181,6 +218,9 @@ class Backend(ABC):
             "image_of_row": np.arange(state.rows) % state.images,
         }
         if controls.kept is not None:
+            if not any(controls.kept):
+                # Codes resized by a matrix of zeros add nothing: no graph need know of scales that are left out.
+                given["up_rows"] = np.zeros_like(given["up_rows"])
             given |= {
                 "order": np.argsort(state.prior, axis=1, kind="stable"),
                 "kept": np.asarray(controls.kept, dtype=np.int64),

@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime as ort
 
 from toprovar import signature
+from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError
 from toprovar.manifest import ModelRecord
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
-from toprovar.constants import load_constants
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend"]
 
@@ -84,12 +84,15 @@ class OnnxRuntimeBackend(Backend):
         return dict(zip(names, session.run_with_ort_values(names, values), strict=True))
 
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
+        """Runs ``text``."""
         return self._run("text", {"token_ids": token_ids})["features"].numpy()
 
     def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        """Runs ``prompt``."""
         return dict(self._run("prompt", {"features": features, "mask": mask}))
 
     def step_impl(self, state: State, controls: Controls) -> StepResult:
+        """Runs ``dense`` or ``adaptive``."""
         graph = "dense" if controls.kept is None else "adaptive"
         layers = self.model.layers
         names = signature.step(layers, adaptive=controls.kept is not None).inputs
@@ -98,12 +101,15 @@ class OnnxRuntimeBackend(Backend):
         return self.collect(state, outputs, lambda value: value.numpy())
 
     def decode_impl(self, summed: Any) -> np.ndarray:
+        """Runs ``decode``."""
         return self._run("decode", {"summed": summed})["image"].numpy()
 
     def from_host_impl(self, array: np.ndarray) -> Any:
+        """Wraps the array, which is not copied."""
         return ort.OrtValue.ortvalue_from_numpy(array)
 
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
+        """Copies rows."""
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()[rows]))
 
 

@@ -12,17 +12,24 @@ from torch import Tensor, nn
 from toprovar import signature
 from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
-from toprovar.errors import BackendError
+from toprovar.errors import BackendError, CheckpointError
 from toprovar.manifest import ModelRecord
 from toprovar.models.loader import LoadedModel, load_model
 from toprovar.models.observer import Observer
 from toprovar.models.step import Decode, Prompt, ScaleStep
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
+from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 __all__ = ["BACKEND", "Tap", "TorchBackend"]
 
+Encode = Callable[[np.ndarray], np.ndarray]
+"""Text encoder: int64 [1, T] to float32 [1, T, channels]."""
+
 Tap = Callable[[str, int | None, dict[str, np.ndarray]], None]
 """Sees every call of a graph: (name, scale, inputs)."""
+
+
+_TEXT_GRAPH = "graphs/text.onnx"
 
 
 class TorchBackend(Backend):
@@ -33,6 +40,7 @@ class TorchBackend(Backend):
         observers: layers whose entropy the adaptive step measures.
         observer: watches every layer of the dense step, all of which then measure entropy.
         device: where to run.
+        encode: text encoder to use where the model brings none.
 
     Attributes:
         tap: told of every call; for verification.
@@ -49,11 +57,13 @@ class TorchBackend(Backend):
         observers: Sequence[int] = (),
         observer: Observer | None = None,
         device: str | torch.device = "cpu",
+        encode: Encode | None = None,
     ) -> None:
         super().__init__(model, grids, constants)
         self.tap: Tap | None = None
         self._device = torch.device(device)
         self._text = loaded.text
+        self._encode = encode
         backbone = loaded.backbone.to(self._device)
         common = (backbone, loaded.patchify, model.guidance_layers)
         watched = range(model.layers) if observer else ()
@@ -71,19 +81,29 @@ class TorchBackend(Backend):
             source: the checkpoint; the manifest's own if left out.
 
         Raises:
-            BackendError: the checkpoint is not the one that was compiled.
+            BackendError: the checkpoint, or the VAE beside it, is not to be found or not the one that was compiled.
         """
         model = deployment.manifest.model
-        loaded = load_model(source or model.source)
+        try:
+            loaded = load_model(source or model.source)
+        except CheckpointError as error:
+            raise BackendError(
+                f"the torch backend loads the checkpoint itself, but {error.message}",
+                "put the checkpoint where it was compiled from, with its VAE in the same folder, or use --backend "
+                "onnxruntime, which needs neither",
+            ) from error
         if loaded.sha256 != model.sha256:
             raise BackendError(
-                f"{loaded.source} is not the checkpoint that this deployment was compiled from",
-                "give the original one, or compile this one",
+                f"{loaded.source}, with its VAE, is not what this deployment was compiled from",
+                "give the original files, or compile these",
             )
         grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
         constants = load_constants(deployment.folder / "graphs")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model, grids, constants, loaded, deployment.plan.ranking.observers, device=device)
+        encode: Encode | None = None
+        if loaded.text is None and _TEXT_GRAPH in deployment.manifest.files:
+            encode = OnnxRuntimeBackend.open(deployment).encode_text_impl
+        return cls(model, grids, constants, loaded, deployment.plan.ranking.observers, device=device, encode=encode)
 
     @staticmethod
     def check_available() -> str:
@@ -93,6 +113,9 @@ class TorchBackend(Backend):
 
     @torch.inference_mode()
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
+        """Runs ``text``."""
+        if self._text is None and self._encode is not None:
+            return self._encode(token_ids)
         if self._text is None:
             raise BackendError("this model has no text encoder", "give features instead of prompts")
         (features,) = self._call("text", None, self._text.module.to(self._device), {"token_ids": token_ids})
@@ -100,6 +123,7 @@ class TorchBackend(Backend):
 
     @torch.inference_mode()
     def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        """Runs ``prompt``."""
         names = signature.prompt(self.model.layers).outputs
         return dict(
             zip(names, self._call("prompt", None, self._prompt, {"features": features, "mask": mask}), strict=True)
@@ -107,6 +131,7 @@ class TorchBackend(Backend):
 
     @torch.inference_mode()
     def step_impl(self, state: State, controls: Controls) -> StepResult:
+        """Runs ``dense`` or ``adaptive``."""
         graph, module = ("dense", self._dense) if controls.kept is None else ("adaptive", self._adaptive)
         given = {**state.tensors, **self.step_inputs(state, controls)}
         outputs = self._call(graph, state.scale, module, {name: given[name] for name in module.signature.inputs})
@@ -114,6 +139,7 @@ class TorchBackend(Backend):
 
     @torch.inference_mode()
     def decode_impl(self, summed: Any) -> np.ndarray:
+        """Runs ``decode``."""
         return _to_host(self._call("decode", None, self._decode, {"summed": summed})[0])
 
     def _call(self, graph: str, scale: int | None, module: nn.Module, feed: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -124,13 +150,16 @@ class TorchBackend(Backend):
         return outputs if isinstance(outputs, tuple) else (outputs,)
 
     def from_host_impl(self, array: np.ndarray) -> Any:
+        """Copies to the device."""
         return self._to_device(array)
 
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
+        """Copies rows."""
         return tensor[torch.tensor(rows, device=tensor.device)]
 
     def _to_device(self, value: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(value)).to(self._device)
+        # ascontiguousarray would give a scalar an axis
+        return torch.from_numpy(np.asarray(value, order="C")).to(self._device)
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:

@@ -48,11 +48,21 @@ __all__ = ["command"]
     show_default=True,
     help="Transformer FLOPs to aim at, as a share of dense.",
 )
-@click.option("--aspect-ratio", metavar="H:W", default="1:1", show_default=True, help="Image shape.")
+@click.option("--aspect-ratio", metavar="W:H", default="1:1", show_default=True, help="Image shape.")
 @click.option(
     "--resolution",
     type=click.Choice(["0.06M", "0.25M", "0.60M", "1M"]),
     help="Image size in pixels.  [default: 0.25M for nano, else 1M]",
+)
+@click.option(
+    "--cfg-insertion-layer",
+    "cfg_insertion_layers",
+    metavar="INT",
+    type=click.IntRange(max=0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Where guidance is applied: 0 for the logits, -n for the n-th layer from the end; may be repeated.",
 )
 @click.option(
     "--seed",
@@ -75,6 +85,7 @@ def command(
     target_flops: float,
     aspect_ratio: str,
     resolution: str | None,
+    cfg_insertion_layers: tuple[int, ...],
     seed: int,
     force: bool,
     no_verify: bool,
@@ -99,6 +110,7 @@ def command(
         target_flops=target_flops,
         aspect_ratio=aspect_ratio,
         resolution=resolution,
+        cfg_insertion_layers=cfg_insertion_layers,
         seed=seed,
         force=force,
         verify=not no_verify,

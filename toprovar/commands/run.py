@@ -73,23 +73,9 @@ def command(
 
     Makes an image, or several, for each PROMPT.
     """
-    from toprovar.generation import generate
+    from toprovar.generation import Options, generate
 
-    summary = generate(
-        folder,
-        prompts,
-        output,
-        negative_prompt=negative_prompt,
-        seed=seed,
-        images_per_prompt=images_per_prompt,
-        guidance=guidance,
-        tau=tau,
-        top_k=top_k,
-        top_p=top_p,
-        backend=backend,
-        dense=dense,
-        grid=grid,
-        demo=demo,
-    )
+    options = Options(negative_prompt, seed, images_per_prompt, guidance, tau, top_k, top_p)
+    summary = generate(folder, prompts, output, options, backend=backend, dense=dense, grid=grid, demo=demo)
     if as_json:
         print_json(summary)

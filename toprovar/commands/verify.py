@@ -21,14 +21,15 @@ __all__ = ["command"]
     show_default=True,
     help="How many prompts to compare.",
 )
+@click.option("--model", metavar="MODEL", help="The checkpoint.  [default: as compiled]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(folder: Path, prompts: int, as_json: bool) -> None:
+def command(folder: Path, prompts: int, model: str | None, as_json: bool) -> None:
     """Compare the deployment in DIR with its model.
 
     Exits with 1 when it misses a tolerance.
     """
     from toprovar.verification import verify
 
-    summary = verify(folder, prompts=prompts)
+    summary = verify(folder, prompts, model)
     if as_json:
         print_json(summary)

@@ -1,0 +1,44 @@
+"""Prompt files as people write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from toprovar.calibration.prompts import GENERAL_PROMPTS, default_prompts, read_prompts
+from toprovar.errors import UsageError
+
+
+def test_blank_lines_and_margins_do_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa red circle\r\n\r\n   \t\n  two dogs  \n\nein Käfer".encode())
+    assert read_prompts(file) == ("a red circle", "two dogs", "ein Käfer")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\t\r\n", b"\xef\xbb\xbf"])
+def test_a_file_without_prompts(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=r"prompts\.txt holds no prompt; expected one a line; write at least one"):
+        read_prompts(tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a caf\xe9", b"\x80"])
+def test_a_file_that_is_not_utf_8(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UsageError, match=r"cannot be read as text .*; expected prompts in UTF-8") as caught:
+        read_prompts(tmp_path / "prompts.txt")
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(UsageError, match="cannot be read as text"):
+            read_prompts(path)
+
+
+def test_the_models_own_prompts() -> None:
+    nano = default_prompts("nano")
+    assert len(nano) >= 16
+    assert len(set(nano)) == len(nano)
+    assert default_prompts("infinity_2b_reg.pth") == GENERAL_PROMPTS

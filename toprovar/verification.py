@@ -1,0 +1,110 @@
+"""What `toprovar verify` does: whole generations on the deployment's backend against eager torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from toprovar.console import results
+from toprovar.deployment import Deployment
+from toprovar.errors import VerificationFailed
+from toprovar.generation import EXAMPLES_FILE
+from toprovar.progress import Stages
+from toprovar.runtime.session import GeneratedImage, Session
+
+__all__ = ["LEAST_EQUAL_BITS", "LEAST_PSNR", "Comparison", "psnr", "verify"]
+
+LEAST_EQUAL_BITS = 0.999
+LEAST_PSNR = 40.0
+_REFERENCE = "torch"
+_EQUAL = 100.0
+"""Decibels that equal images count as in a mean."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt on both backends, from the same noise.
+
+    Attributes:
+        prompt: what was drawn.
+        dense: whether every token was computed.
+        equal_bits: share of equal bits over all scales.
+        psnr: of the images, in dB; infinite if they are equal.
+    """
+
+    prompt: str
+    dense: bool
+    equal_bits: float
+    psnr: float
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two images in [-1, 1]."""
+    error = float(np.mean(np.square(np.asarray(first, np.float64) - np.asarray(second, np.float64))))
+    return math.inf if error == 0 else 10 * math.log10(4 / error)
+
+
+def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str, Any]:
+    """Compares a deployment with the model that it was compiled from.
+
+    Args:
+        folder: the deployment.
+        prompts: how many of its own prompts to draw, each dense and sparse.
+        model: the checkpoint; the manifest's own if None.
+
+    Returns:
+        A summary for printing.
+
+    Raises:
+        VerificationFailed: the mean share of equal bits or the mean PSNR is under its limit.
+    """
+    deployment = Deployment.open(folder)
+    texts = (deployment.folder / EXAMPLES_FILE).read_text(encoding="utf-8").splitlines()[:prompts]
+    comparisons = []
+    with (
+        Session.open(folder) as built,
+        Session.open(folder, _REFERENCE, model) as reference,
+        Stages() as stages,
+    ):
+        for index, text in enumerate(texts):
+            for dense in (True, False):
+                actual = built(text, generator=index, dense=dense).images[0]
+                expected = reference(text, generator=index, dense=dense).images[0]
+                comparisons.append(_compare(text, dense, actual, expected))
+                stages.progress("verify", len(comparisons), 2 * len(texts))
+    equal = sum(one.equal_bits for one in comparisons) / len(comparisons)
+    quality = float(np.mean([min(one.psnr, _EQUAL) for one in comparisons]))
+    _print(comparisons, deployment.manifest.backend)
+    if equal < LEAST_EQUAL_BITS or quality < LEAST_PSNR:
+        raise VerificationFailed(
+            f"{deployment.manifest.backend} and {_REFERENCE} agree in {equal:.3%} of the bits at {quality:.1f} dB; "
+            f"expected {LEAST_EQUAL_BITS:.1%} and {LEAST_PSNR:.0f} dB",
+            "compile the model again with these versions",
+        )
+    return {
+        "equal_bits": equal,
+        "psnr": quality,
+        "comparisons": [dataclasses.asdict(one) | {"psnr": min(one.psnr, _EQUAL)} for one in comparisons],
+    }
+
+
+def _compare(prompt: str, dense: bool, actual: GeneratedImage, expected: GeneratedImage) -> Comparison:
+    same = sum(int((a == b).sum()) for a, b in zip(actual.bits, expected.bits, strict=True))
+    total = sum(bits.size for bits in actual.bits)
+    return Comparison(prompt, dense, same / total, psnr(actual.pixels, expected.pixels))
+
+
+def _print(comparisons: list[Comparison], backend: str) -> None:
+    table = Table(title=f"{backend} against {_REFERENCE}, same noise")
+    for name in ("prompt", "plan", "equal bits", "PSNR"):
+        table.add_column(name, justify="left" if name in ("prompt", "plan") else "right")
+    for one in comparisons:
+        shown = "equal" if math.isinf(one.psnr) else f"{one.psnr:.1f} dB"
+        table.add_row(one.prompt, "dense" if one.dense else "sparse", f"{one.equal_bits:.4%}", shown)
+    results().print(table)
