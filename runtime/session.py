@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,12 +13,13 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from toprovar.deployment import Deployment
-from toprovar.errors import UsageError
+from toprovar.deployment import PLAN, Deployment
+from toprovar.errors import ArtefactError, UsageError
 from toprovar.extensions import BACKENDS
 from toprovar.manifest import SamplingDefaults
-from toprovar.plan import SparsityPlan
+from toprovar.plan import Ranking, SparsityPlan
 from toprovar.runtime.backends.base import Backend, Controls, State
+from toprovar.runtime.clock import Clock
 from toprovar.runtime.noise import certainty, logistic_noise
 from toprovar.runtime.text import Tokenizer
 
@@ -101,7 +102,6 @@ class Session:
         self.plan = plan
         self.sampling = sampling
         self.tokenize = tokenize
-        self._first_sparse = min(plan.depth_rule.depths) if plan.depth_rule else 0
 
     @classmethod
     def open(cls, folder: str | Path, backend: str | None = None, source: str | None = None) -> Session:
@@ -111,10 +111,14 @@ class Session:
             folder: what `toprovar-compile` wrote.
             backend: engine to run on; the one it was compiled for if left out.
             source: checkpoint for backends that load the model itself.
+
+        Raises:
+            ToProVARError: the folder is no deployment, it was changed, or its engine cannot run here.
         """
         deployment = Deployment.open(folder)
         tokenizer = Tokenizer.open(deployment.folder / "text", deployment.manifest.text)
         engine = BACKENDS.load(backend or deployment.manifest.backend).open(deployment, source)
+        _check_ranking(deployment.plan.ranking, engine.constants)
         return cls(engine, deployment.plan, deployment.manifest.sampling, tokenizer.encode if tokenizer else None)
 
     def __enter__(self) -> Self:
@@ -176,7 +180,7 @@ class Session:
         texts = [self._features(one) for one in prompts]
         negative = None if negative_prompt is None else self._features(negative_prompt)
         work = [(p, seeds[p] + i) for p in range(len(prompts)) for i in range(num_images_per_prompt)]
-        clock = _Clock(len(self.plan.scales), started)
+        clock = Clock(len(self.plan.scales), started)
         images: list[GeneratedImage] = []
         for start in range(0, len(work), batch_size):
             batch = work[start : start + batch_size]
@@ -265,7 +269,7 @@ class Session:
         seeds: list[int],
         sampling: _Sampling,
         dense: bool,
-        clock: _Clock,
+        clock: Clock,
         callback: StepCallback | None,
     ) -> list[tuple[np.ndarray, tuple[np.ndarray, ...], int, float | None]]:
         """Pixels, bits, depth and statistic of every image of a batch."""
@@ -313,8 +317,7 @@ class Session:
         plan, rule = self.plan, self.plan.depth_rule
         dense = (plan.scales[scale].tokens,) * plan.layers
         if depth is None:
-            observed = rule is not None and scale == rule.decided_after
-            return dense if observed or scale + 1 >= self._first_sparse else None
+            return dense if rule is not None and scale == rule.decided_after else None
         kept = plan.kept(scale, depth)
         if kept != dense or depth <= scale + 1 < len(plan.scales):
             return kept
@@ -343,39 +346,17 @@ class Session:
         return parted
 
 
-class _Clock:
-    """Wall-clock of a call by scale, and of the host's analysis within."""
-
-    def __init__(self, scales: int, started: float) -> None:
-        self.scale_seconds = [0.0] * scales
-        self.analysis_seconds = 0.0
-        self._started = started
-
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._started
-
-    def scale(self, scale: int) -> _Lap:
-        return _Lap(lambda seconds: self._add_scale(scale, seconds))
-
-    def analysis(self) -> _Lap:
-        return _Lap(self._add_analysis)
-
-    def _add_scale(self, scale: int, seconds: float) -> None:
-        self.scale_seconds[scale] += seconds
-
-    def _add_analysis(self, seconds: float) -> None:
-        self.analysis_seconds += seconds
-
-
-class _Lap:
-    def __init__(self, report: Callable[[float], None]) -> None:
-        self._report = report
-
-    def __enter__(self) -> None:
-        self._begun = time.perf_counter()
-
-    def __exit__(self, *exception: object) -> None:
-        self._report(time.perf_counter() - self._begun)
+def _check_ranking(ranking: Ranking, constants: Mapping[str, np.ndarray]) -> None:
+    """Moments are read from the tables: editing them in the plan would go unnoticed."""
+    for name, table in (("mean", ranking.mean), ("deviation", ranking.deviation)):
+        stored = constants[f"entropy_{name}"]
+        if not np.array_equal(np.asarray(table, np.float32).ravel(), stored.ravel()):
+            raise ArtefactError(
+                "differs from the deployment's tables",
+                "compile the model again: observers and their moments cannot be edited",
+                field=f"ranking.{name}",
+                file=PLAN,
+            )
 
 
 def _per_scale(name: str, value: float | Sequence[float], scales: int, zero: bool = False) -> tuple[float, ...]:

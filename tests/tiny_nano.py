@@ -115,9 +115,8 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             prompts = shared / "prompts.txt"
             prompts.write_text("\n".join(PROMPTS))
             with as_nano(weights):
-                made = compile_model(
-                    "nano", folder, prompts=prompts, resolution="0.06M", target_flops=TARGET, force=True
-                )
+                options: dict[str, Any] = {"resolution": "0.06M", "target_flops": TARGET, "force": True}
+                made = compile_model("nano", folder, prompts=prompts, **options)
             summary.write_text(json.dumps(made))
     return Compiled(folder, json.loads(summary.read_text()))
 

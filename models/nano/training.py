@@ -219,6 +219,7 @@ class Loop:
         self._state, self._record = state, state.with_suffix(".json")
         self._first = processes.rank == 0
         self._ramp_from = -_RAMP
+        self._norm = torch.zeros((), device=processes.device)
         self._generator = torch.Generator(processes.device)
 
     def resume(self, read_weights: Callable[[], None]) -> None:
@@ -268,10 +269,10 @@ class Loop:
             Whether the schedule is over.
 
         Raises:
-            ToProVARError: the loss is not a number any more. The last save is kept.
+            ToProVARError: loss or gradient is not finite any more. The last save is kept.
         """
         clock, first = _Clock(self._plan, self.spent), self.step
-        progress, loss = clock.progress, torch.zeros(())
+        progress, loss = clock.progress, torch.zeros_like(self._norm)
         saved = evaluated = 0.0
         self.calls += 1
         with _Interrupt() as interrupt:
@@ -280,13 +281,14 @@ class Loop:
                 if step - first == _UNCOUNTED:
                     clock.start()
                 if step - first >= _UNCOUNTED and step % _SYNC == _UNCOUNTED:
-                    broken = not bool(loss.isfinite())
+                    broken = not bool((loss + self._norm).isfinite())
                     ours = clock.progress, clock.late, interrupt.requested, broken
                     progress, late, interrupted, failed = self._processes.agree(*ours)
                     self.spent = progress * clock.seconds
                     if failed:
                         raise ToProVARError(
-                            f"step {step}: the loss is not a number", "go on from the last save with a lower --rate"
+                            f"step {step}: loss or gradient is not finite",
+                            "go on from the last save with --resume and a lower --rate",
                         )
                     if progress >= 1 or late or interrupted:
                         break
@@ -339,7 +341,7 @@ class Loop:
         self.model.zero_grad()
         loss.backward()
         self._processes.average_gradients(self.model)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
         self.step += 1

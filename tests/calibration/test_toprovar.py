@@ -17,7 +17,7 @@ from toprovar.manifest import ModelRecord
 from toprovar.plan import SparsityPlan
 from toprovar.stats import CalibrationStats, LayerStats, PromptStats, ScaleStats
 
-SCHEDULE = ((1, 1), (2, 2), (4, 4), (6, 6), (8, 8), (12, 12), (16, 16))
+SCHEDULE = ((1, 1), (2, 2), (4, 4), (6, 6), (7, 7), (12, 12), (15, 15))
 LAYERS, HEADS = 6, 2
 MODEL = ModelRecord(
     family="infinity",
@@ -30,8 +30,8 @@ MODEL = ModelRecord(
     code_bits=16,
     patchify=False,
     guidance_layers=(LAYERS,),
-    latent_height=16,
-    latent_width=16,
+    latent_height=15,
+    latent_width=15,
     image_height=256,
     image_width=256,
 )

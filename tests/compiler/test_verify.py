@@ -68,7 +68,7 @@ def test_scalars_reach_a_graph_as_scalars(cases: list[Case]) -> None:
 
 
 def damaged(compiled: Compiled, folder: Path, graph: str) -> Path:
-    """A copy in which the largest matrix of a graph is off by one."""
+    """A copy in which the largest matrix of a graph is back to front."""
     graphs = folder / "graphs"
     shutil.copytree(compiled.folder / "graphs", graphs)
     tensors = onnx.load(graphs / f"{graph}.onnx", load_external_data=False).graph.initializer
@@ -78,7 +78,7 @@ def damaged(compiled: Compiled, folder: Path, graph: str) -> Path:
         file.seek(int(largest["offset"]))
         values = np.frombuffer(file.read(int(largest["length"])), np.float32)
         file.seek(int(largest["offset"]))
-        file.write((values + 1).tobytes())
+        file.write(values[::-1].tobytes())
     return graphs
 
 

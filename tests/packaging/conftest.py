@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from ..tiny_nano import compiled, weights
+
+__all__ = ["bare_python", "compiled", "pyproject", "weights", "wheel"]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from toprovar.extensions import COMMANDS
+
+from ..tiny_nano import Compiled
 
 CHECK_IMPORTS = """
 import importlib, json, pkgutil, sys
@@ -75,3 +79,43 @@ def test_a_command_that_needs_an_extra_names_it(bare_python: Path, tmp_path: Pat
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "expected the extra 'compile'; pip install \"toprovar[compile]\"" in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_a_compiled_model_runs(bare_python: Path, compiled: Compiled, tmp_path: Path) -> None:
+    """The deployment moves to a machine that has never seen torch."""
+    moved = tmp_path / "elsewhere" / "deployment"
+    shutil.copytree(compiled.folder, moved)
+    picture = tmp_path / "circle.png"
+    result = _run(bare_python.parent / "toprovar", "run", moved, "a red circle", "-o", picture, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    with Image.open(picture) as image:
+        assert image.size == (32, 32)
+        assert image.info["prompt"] == "a red circle"
+
+
+def test_a_grid_is_drawn(bare_python: Path, compiled: Compiled, tmp_path: Path) -> None:
+    command = bare_python.parent / "toprovar"
+    grid = tmp_path / "grid.png"
+    result = _run(
+        command, "run", compiled.folder, "a red circle", "a star", "--grid", "--json", "-o", grid, folder=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert [pair["prompt"] for pair in summary["pairs"]] == ["a red circle", "a star"]
+    assert all(pair["dense_seconds"] > 0 and pair["sparse_seconds"] > 0 for pair in summary["pairs"])
+    assert grid.exists()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [("", "empty"), ("ein roter Kreis", "roter"), ("a red circle " * 20, "24"), ("a 红色 circle", "红色")],
+)
+def test_a_prompt_that_cannot_be_read(
+    prompt: str, said: str, bare_python: Path, compiled: Compiled, tmp_path: Path
+) -> None:
+    picture = tmp_path / "nothing.png"
+    result = _run(bare_python.parent / "toprovar", "run", compiled.folder, prompt, "-o", picture, folder=tmp_path)
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not picture.exists()

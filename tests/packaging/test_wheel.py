@@ -13,7 +13,7 @@ import toprovar
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {".json", ".j2", ".safetensors", ".txt", ".typed"}
-NOT_PACKAGED = {"build", "docs", "scripts", "tests"}
+NOT_PACKAGED = {"benchmarks", "build", "docs", "tests"}
 
 
 def test_every_folder_with_python_files_is_listed(pyproject: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,19 +40,27 @@ def run(session: Session, plan: SparsityPlan, **options: bool) -> GeneratedImage
     return Session(session.backend, plan, session.sampling, session.tokenize)(PROMPT, generator=9, **options).images[0]
 
 
-def test_smaller_counts_edited_by_hand_change_the_image(compiled: Compiled, tmp_path: Path) -> None:
-    folder = tmp_path / "edited"
-    shutil.copytree(compiled.folder, folder)
-    path = folder / "plan.json"
+def edited(folder: Path, change: Callable[[dict[str, Any]], None], target: Path) -> Path:
+    """A copy whose plan was changed by hand, and whose manifest was told so."""
+    shutil.copytree(folder, target)
+    path = target / "plan.json"
     plan = json.loads(path.read_text())
-    for scale in plan["scales"][4:]:
-        scale["kept"] = [8, 8]
+    change(plan)
     path.write_text(json.dumps(plan))
     with pytest.raises(ArtefactError, match="changed since it was compiled"):
-        Session.open(folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+        Session.open(target)
+    manifest = json.loads((target / "manifest.json").read_text())
     manifest["files"]["plan.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return target
+
+
+def test_smaller_counts_edited_by_hand_change_the_image(compiled: Compiled, tmp_path: Path) -> None:
+    def change(plan: dict[str, Any]) -> None:
+        for scale in plan["scales"][4:]:
+            scale["kept"] = [8, 8]
+
+    folder = edited(compiled.folder, change, tmp_path / "edited")
     with Session.open(compiled.folder) as before, Session.open(folder) as after:
         one, other = (session(PROMPT, generator=9).images[0] for session in (before, after))
     assert one.depth == other.depth
@@ -59,6 +68,14 @@ def test_smaller_counts_edited_by_hand_change_the_image(compiled: Compiled, tmp_
     assert all(same[: one.depth])
     assert not same[-1]
     assert not np.array_equal(one.pixels, other.pixels)
+
+
+def test_moments_edited_by_hand_are_refused(compiled: Compiled, tmp_path: Path) -> None:
+    folder = edited(
+        compiled.folder, lambda plan: plan["ranking"]["deviation"][3][0].__setitem__(0, 0.7), tmp_path / "edited"
+    )
+    with pytest.raises(ArtefactError, match=r"plan\.json: ranking\.deviation: differs from the deployment's tables"):
+        Session.open(folder)
 
 
 def test_a_schedule_edited_by_hand_is_refused(compiled: Compiled, session: Session) -> None:

@@ -53,7 +53,7 @@ LATE = {3: (8, 8), 4: (8, 16)}
         (LATE, RULE, 5, "....."),
         (LATE, None, 5, "....."),
         # until the depth is decided, only the deciding scale is observed
-        (LATE, RULE, None, ".dddd"),
+        (LATE, RULE, None, ".d..."),
         # scale 3 is sparse, so scale 2 must rank its tokens; the last scale has no next one
         (LATE, RULE, 3, "..dss"),
         (LATE, RULE, 4, "...ds"),

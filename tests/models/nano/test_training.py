@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,7 +141,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_last_save_alone(tmp_path: Path) 
     before = (tmp_path / "state.pt").read_bytes()
     run = Run(tmp_path)
     run.loop.resume(run.read_weights)
-    with pytest.raises(ToProVARError, match="not a number"):
+    with pytest.raises(ToProVARError, match="not finite"):
         run.loop.run(lambda moment: (run.losses(moment)[0] * float("nan"), str), run.save_weights, run.evaluated.append)
     assert (tmp_path / "state.pt").read_bytes() == before
 
@@ -175,7 +176,7 @@ for number in range(10**6):
 
 
 def test_a_killed_process_leaves_no_half_written_file(tmp_path: Path) -> None:
-    for delay in (0.03, 0.071, 0.113):
+    for delay in (0.03, 0.07):
         process = subprocess.Popen([sys.executable, "-P", "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
@@ -226,10 +227,12 @@ def test_the_average_follows_slowly_and_first_faster() -> None:
 def test_two_processes_train_as_one_of_twice_the_batch_and_stop_together(tmp_path: Path) -> None:
     script = tmp_path / "pair.py"
     script.write_text(PAIR)
-    import torch.distributed.run as launcher
-
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launcher = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port]
     result = subprocess.run(
-        [sys.executable, "-P", "-m", launcher.__name__, "--nproc-per-node", "2", "--master-port", "29731", str(script)],
+        [*launcher, str(script)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import time
 from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,14 @@ import torch
 from torch import Tensor
 
 from toprovar.models.bsq_vae import multiscale_quantize
+from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.infinity import InfinityConfig
+from toprovar.models.nano import train_transformer
 from toprovar.models.nano.sampling import EXAMPLES, Sampler, Setting
-from toprovar.models.nano.train_transformer import Trainee, _read_weights, make_optimizers
+from toprovar.models.nano.train_transformer import Trainee, TransformerSettings, _read_weights, make_optimizers
 from toprovar.models.nano.training import Loop, Moment, Plan, Processes, save_half
 from toprovar.models.nano.vocabulary import MAX_WORDS, encode
+from toprovar.models.text import WordText
 
 GRIDS = ((1, 1), (2, 2), (4, 4))
 MERGED = 2
@@ -136,3 +143,46 @@ def test_weights_are_read_back_as_they_are_shipped(trainee: Trainee, tmp_path: P
         _read_weights(other, folder)
         for name, value in other.state_dict().items():
             torch.testing.assert_close(value, trainee.state_dict()[name], rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole training on the small network and latents of noise, without pictures."""
+    latents = torch.randn(8, CONFIG.code_bits, *GRIDS[-1])
+    replaced = {
+        "GRIDS": GRIDS,
+        "Trainee": functools.partial(Trainee, CONFIG, GRIDS, MERGED),
+        "read_tokenizer": lambda path, device: None,
+        "_COARSE_SCALES": MERGED,
+        "_encode_pool": lambda vae, pool: latents,
+        "save_grid": lambda images, path, columns: path.write_text("picture"),
+        "compare_settings": lambda sampler, prompts, tried, workers: {},
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(train_transformer, name, value)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_writes_what_nano_loads_and_goes_on(tmp_path: Path) -> None:
+    chosen = TransformerSettings(batch=2, pool=8, compiled=False)
+
+    def train(**plan: float) -> bool:
+        given = Plan(rate=1e-3, **plan)
+        with ThreadPool(1) as workers:
+            return train_transformer.train_transformer(
+                Processes(CPU), tmp_path, tmp_path / "vae", given, chosen, workers, resume="stop_at" not in plan
+            )
+
+    assert not train(seconds=1e6, stop_at=time.time() + 0.5)
+    first = json.loads((tmp_path / "state.json").read_text())
+    shapes = {key: tuple(value.shape) for key, value in read_state_dict(tmp_path / "model.safetensors").items()}
+    assert InfinityConfig.from_shapes(shapes) == CONFIG
+    assert WordText(read_state_dict(tmp_path / "text_encoder.safetensors"), "test").channels == CONFIG.text_channels
+    assert train(seconds=first["spent_seconds"] + 0.3)
+    second = json.loads((tmp_path / "state.json").read_text())
+    assert second["step"] > first["step"]
+    assert second["calls"] == 2
+    assert {path.name for path in tmp_path.glob("samples-*.png")} == {
+        f"samples-{x['step']}.png" for x in (first, second)
+    }
+    assert not list(tmp_path.glob(".*"))
