@@ -133,7 +133,9 @@ def _run_tasks(environment: dict[str, str], complaints: TextIO, log: Path, deadl
 
 
 @click.command()
-@click.option("--limit", default=150.0, show_default=True, help="Seconds after which nothing more is started.")
+@click.option(
+    "--limit", default=150.0, show_default=True, help="Seconds for everything; what still runs then is killed."
+)
 @click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="JSON file to write.")
 def main(limit: float, output: Path) -> None:
     """Check and time variants of the FlashAttentionEntropy kernels on this GPU."""
@@ -149,7 +151,9 @@ def main(limit: float, output: Path) -> None:
     progress, seconds = read_log(log), time.monotonic() - began
     write_report(output, progress, lost, seconds)
     if not progress.results:
-        raise click.ClickException(f"no task was finished, but a Hopper GPU should do; see {complaints_path}")
+        raise click.ClickException(
+            f"no task was finished: this needs a Hopper GPU, torch and Triton; {complaints_path} says why"
+        )
     for line in lines(progress, lost, seconds):
         click.echo(line)
 

@@ -90,7 +90,7 @@ class Bench:
         errors = _errors((first[0], first[1]), q, keys, values)
         bounds = (1e-5, 1e-5)
         if case.dtype != "float32":
-            bounds = (2 * errors["plain_output"], 2 * max(errors["plain_entropy"], 1e-5))
+            bounds = (2 * max(errors["plain_output"], 1e-5), 2 * max(errors["plain_entropy"], 1e-5))
         # Written so that a result that is not a number is wrong.
         right = errors["output"] <= bounds[0] and errors["entropy"] <= bounds[1]
         return {

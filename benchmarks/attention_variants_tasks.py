@@ -76,6 +76,12 @@ class Case:
     layout: str
     gather: bool
 
+    def __str__(self) -> str:
+        """Batch x heads, queries x keys of each piece, and the rest."""
+        keys = "+".join(map(str, self.pieces))
+        size = f"{self.batch}x{self.heads} {self.queries}x{keys} d{self.head_dim}"
+        return f"{size} {self.dtype} {self.layout}{' gathered' if self.gather else ''}"
+
 
 CASES = (
     Case(2, 3, 1, (1,), 128, "bfloat16", "bhld", False),
