@@ -6,9 +6,7 @@ from pathlib import Path
 
 from toprovar.errors import UsageError
 
-__all__ = ["GENERAL_PROMPTS", "default_prompts", "read_prompts"]
-
-_NANO_PROMPTS = 16
+__all__ = ["GENERAL_PROMPTS", "read_prompts"]
 
 GENERAL_PROMPTS = (
     "a red apple on a wooden table, soft window light",
@@ -29,16 +27,6 @@ GENERAL_PROMPTS = (
     "the word OPEN on a shop sign made of brass",
 )
 """Short prompts of many kinds, for checkpoints that bring none of their own."""
-
-
-def default_prompts(model: str) -> tuple[str, ...]:
-    """The prompts that a model is calibrated with unless the user gives others."""
-    if model != "nano":
-        return GENERAL_PROMPTS
-    from toprovar.evaluation.suites.shapes import CALIBRATION_PROMPTS
-
-    step = len(CALIBRATION_PROMPTS) // _NANO_PROMPTS
-    return tuple(prompt.text for prompt in CALIBRATION_PROMPTS[::step])
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
@@ -16,7 +17,7 @@ from torch import nn
 from toprovar.compiler.torch_runner import TorchRunner
 from toprovar.signature import Signature
 
-__all__ = ["ABSOLUTE", "RELATIVE", "SMALLEST_EQUAL_BITS", "Case", "GraphCheck", "verify_graphs"]
+__all__ = ["ABSOLUTE", "RELATIVE", "SMALLEST_EQUAL_BITS", "Case", "GraphCheck", "GraphVerifier"]
 
 ABSOLUTE = 1e-3
 RELATIVE = 1e-3
@@ -64,34 +65,29 @@ class GraphCheck:
     failures: tuple[str, ...]
 
 
-def verify_graphs(
-    folder: Path,
-    modules: Mapping[str, tuple[nn.Module, Signature]],
-    cases: Sequence[Case],
-    done: Callable[[GraphCheck], None] = lambda check: None,
-) -> list[GraphCheck]:
-    """Runs every case through ONNX Runtime and torch with Polygraphy.
+class GraphVerifier:
+    """Runs calls through ONNX Runtime and torch with Polygraphy, one at a time as they happen.
 
     Args:
         folder: holds ``NAME.onnx``.
         modules: of `toprovar.compiler.modules.build_modules`.
-        cases: recorded inputs.
-        done: told after each case.
     """
-    sessions = {name: SessionFromOnnx(str(folder / f"{name}.onnx")) for name in {case.graph for case in cases}}
-    checks = []
-    with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
-        loaded = {name: loader() for name, loader in sessions.items()}
-        for case in cases:
+
+    def __init__(self, folder: Path, modules: Mapping[str, tuple[nn.Module, Signature]]) -> None:
+        self._folder = folder
+        self._modules = modules
+        self._sessions: dict[str, Any] = {}
+
+    def check(self, case: Case) -> GraphCheck:
+        """Compares one call; nothing of it is kept."""
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+            if case.graph not in self._sessions:
+                self._sessions[case.graph] = SessionFromOnnx(str(self._folder / f"{case.graph}.onnx"))()
             runners = [
-                OnnxrtRunner(loaded[case.graph], name="onnxruntime"),
-                TorchRunner(*modules[case.graph], case.feed),
+                OnnxrtRunner(self._sessions[case.graph], name="onnxruntime"),
+                TorchRunner(*self._modules[case.graph], case.feed),
             ]
-            results = Comparator.run(runners, data_loader=[dict(case.feed)])
-            check = _compare(case, results)
-            checks.append(check)
-            done(check)
-    return checks
+            return _compare(case, Comparator.run(runners, data_loader=[dict(case.feed)]))
 
 
 def _compare(case: Case, results: object) -> GraphCheck:

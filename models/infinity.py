@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Attend", "Condition", "Infinity", "InfinityConfig"]
+from toprovar.models.backbone import Attend, Condition
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Self-attention as its caller wants it: (layer, query, key, value [R, H, L, D]) to output [R, H, L, D].
-
-The caller owns the cache and observes; queries arrive scaled, so the softmax scale is 1."""
+__all__ = ["Infinity", "InfinityConfig"]
 
 
 @dataclass(frozen=True)
@@ -66,27 +63,6 @@ class InfinityConfig:
             pool_heads=shapes["text_proj_for_sos.ca.mat_q"][1],
             levels=shapes["lvl_embed.weight"][0],
         )
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What one prompt gives to every scale; R rows, T text tokens.
-
-    Attributes:
-        start: [R, 1, C] input of the first scale.
-        modulation: [R, 6, C] shared part of the blocks' gains, scales and shifts.
-        head_modulation: [R, 2, C] scale and shift before the head.
-        text_keys: per layer [R, H, T, D].
-        text_values: per layer [R, H, T, D].
-        text_bias: [R, 1, 1, T], 0 for a token and the most negative number for padding.
-    """
-
-    start: Tensor
-    modulation: Tensor
-    head_modulation: Tensor
-    text_keys: list[Tensor]
-    text_values: list[Tensor]
-    text_bias: Tensor
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -63,6 +63,7 @@ class LoadedModel:
         text: the text encoder; None where features are given instead of prompts.
         defaults: how to sample.
         default_resolution: a name of `toprovar.models.schedules.RESOLUTIONS`.
+        prompts: prompts of the kind that the model was trained on; empty where none are known.
     """
 
     family: str
@@ -74,6 +75,7 @@ class LoadedModel:
     text: TextEncoder | None
     defaults: Defaults
     default_resolution: str
+    prompts: tuple[str, ...] = ()
 
     def schedule(self, aspect_ratio: str = "1:1", resolution: str | None = None) -> Schedule:
         """Token grids, coarse to fine.
@@ -201,7 +203,15 @@ def _load_nano(folder: Path) -> LoadedModel:
         text=_fitting(WordText(read_state_dict(others[1]), "nano (text encoder)"), backbone, str(others[1])),
         defaults=Defaults(settings.GUIDANCE, settings.TEMPERATURE, settings.TOP_K, settings.TOP_P),
         default_resolution=settings.RESOLUTION,
+        prompts=_nano_prompts(),
     )
+
+
+def _nano_prompts() -> tuple[str, ...]:
+    """Calibration prompts, evenly from all kinds; none of them is a prompt that the model is judged by."""
+    from toprovar.evaluation.suites.shapes import CALIBRATION_PROMPTS
+
+    return tuple(prompt.text for prompt in CALIBRATION_PROMPTS[:: len(CALIBRATION_PROMPTS) // settings.PROMPTS])
 
 
 def _open_t5(folder: Path, backbone: Infinity) -> TextEncoder:

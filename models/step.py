@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toprovar import signature
+from toprovar.models.backbone import Backbone, Condition
 from toprovar.models.bsq_vae import BSQVAE, codes_from_bits
-from toprovar.models.infinity import Condition, Infinity
 from toprovar.models.observer import Observer
 from toprovar.plugins.fae.torch_op import flash_attention_entropy
 
@@ -29,7 +29,7 @@ __all__ = ["Decode", "Prompt", "ScaleStep"]
 class Prompt(nn.Module):
     """Text features to the state of a generation (`signature.prompt`)."""
 
-    def __init__(self, backbone: Infinity) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
@@ -80,7 +80,7 @@ class ScaleStep(nn.Module):
 
     def __init__(
         self,
-        backbone: Infinity,
+        backbone: Backbone,
         patchify: bool,
         guidance_layers: Sequence[int],
         observers: Sequence[int] = (),

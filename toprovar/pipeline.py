@@ -18,14 +18,14 @@ from toprovar import __version__
 from toprovar.calibration.calibrate import calibrate
 from toprovar.calibration.policies.dense import dense_plan
 from toprovar.calibration.policy import Task
-from toprovar.calibration.prompts import default_prompts, read_prompts
+from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
 from toprovar.calibration.recorder import EntropyRecorder
 from toprovar.compiler.build import build_for_onnxruntime
 from toprovar.compiler.export_onnx import export_graph
 from toprovar.compiler.graph import Graph
 from toprovar.compiler.modules import build_modules
 from toprovar.compiler.trace import trace_graph
-from toprovar.compiler.verify import Case, GraphCheck, verify_graphs
+from toprovar.compiler.verify import Case, GraphCheck, GraphVerifier
 from toprovar.compiler.weights import save_graphs
 from toprovar.constants import save_constants
 from toprovar.deployment_writer import DeploymentWriter
@@ -107,7 +107,8 @@ def compile_model(
             )
         grids = loaded.schedule(aspect_ratio, resolution)
         record = loaded.record(grids, guidance_layers(cfg_insertion_layers, loaded.backbone.config.depth))
-        texts = read_prompts(prompts) if prompts else default_prompts(model)
+        own = loaded.prompts or GENERAL_PROMPTS
+        texts = read_prompts(prompts) if prompts else own
         lengths = [len(loaded.text.token_ids(text)) for text in texts]
         task = Task(record, target_flops, round(sum(lengths) / max(len(lengths), 1)))
         stats = _calibrate(loaded, record, grids, texts, seed, task, stages)
@@ -119,7 +120,7 @@ def compile_model(
         save_constants(graphs_folder, constants)
         for name, content in loaded.text.files().items():
             (writer.folder / "text" / name).write_bytes(content)
-        (writer.folder / EXAMPLES_FILE).write_text("\n".join(default_prompts(model)[:_EXAMPLES]), encoding="utf-8")
+        (writer.folder / EXAMPLES_FILE).write_text("\n".join(own[:_EXAMPLES]), encoding="utf-8")
         graphs = _export(loaded, record, plan, stages)
         with stages.stage("save"):
             save_graphs(graphs, graphs_folder)
@@ -215,19 +216,23 @@ def _verify(
     Raises:
         VerificationFailed: an output is out of tolerance.
     """
-    cases: list[Case] = []
+    verifier = GraphVerifier(folder, build_modules(loaded, record, plan.ranking.observers))
+    total = 2 * len(prompts) * (len(grids) + 3)  # text, prompt, scales, decode; sparse and dense
+    checks: list[GraphCheck] = []
+
+    def check(graph: str, scale: int | None, feed: dict[str, np.ndarray]) -> None:
+        checks.append(verifier.check(Case(graph, scale, feed)))
+        stages.progress("verify", len(checks), total)
+
     backend = TorchBackend(record, grids, constants, loaded, plan.ranking.observers)
-    backend.tap = lambda graph, scale, feed: cases.append(Case(graph, scale, feed))
+    backend.tap = check
     session = Session(backend, plan, loaded.sampling(len(grids)), loaded.text.token_ids if loaded.text else None)
     for prompt in prompts:
         session(prompt)
         session(prompt, dense=True)
-    modules = build_modules(loaded, record, plan.ranking.observers)
-    done = iter(range(1, len(cases) + 1))
-    checks = verify_graphs(folder, modules, cases, lambda check: stages.progress("verify", next(done), len(cases)))
-    report = [dataclasses.asdict(check) for check in checks]
+    report = [dataclasses.asdict(one) for one in checks]
     write_text(folder.parent / "report" / "verify.json", json.dumps(report, indent=1))
-    failed = [check for check in checks if not check.passed]
+    failed = [one for one in checks if not one.passed]
     if failed:
         first = failed[0]
         where = first.graph if first.scale is None else f"{first.graph} at scale {first.scale}"

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toprovar.models.backbone import Condition
 from toprovar.models.bsq_vae import BSQVAE, multiscale_quantize
 from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.geometry import scale_constants
-from toprovar.models.infinity import Condition, Infinity, InfinityConfig
+from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.nano.data import PendingScenes, ScenePool
 from toprovar.models.nano.sampling import (
     EXAMPLES,

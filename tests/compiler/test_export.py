@@ -17,7 +17,7 @@ from toprovar.compiler.build import build_for_onnxruntime
 from toprovar.compiler.export_onnx import export_graph
 from toprovar.compiler.modules import build_modules
 from toprovar.compiler.trace import trace_graph
-from toprovar.compiler.verify import Case, verify_graphs
+from toprovar.compiler.verify import Case, GraphVerifier
 from toprovar.compiler.weights import save_graphs
 from toprovar.errors import BackendError
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
@@ -83,7 +83,8 @@ def test_onnxruntime_agrees_with_torch(
 ) -> None:
     cases, modules = compile_adaptive(make_model(patchify), insertion, observers, tmp_path)
     assert len(cases) >= (4 if observers else 3)
-    checks = verify_graphs(tmp_path, modules, cases)  # type: ignore[arg-type]
+    verifier = GraphVerifier(tmp_path, modules)  # type: ignore[arg-type]
+    checks = [verifier.check(case) for case in cases]
     assert [check.failures for check in checks] == [()] * len(cases)
     assert max(check.worst for check in checks) < 1e-4
     assert min(check.equal_bits or 0 for check in checks) >= 0.999

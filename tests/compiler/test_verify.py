@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 from toprovar.compiler.modules import build_modules
-from toprovar.compiler.verify import Case, verify_graphs
+from toprovar.compiler.verify import Case, GraphVerifier, _compare
 from toprovar.models.loader import load_model
 from toprovar.runtime.session import Session
 from toprovar.signature import Signature
@@ -48,9 +48,8 @@ def cases(torch_session: Session) -> list[Case]:
 
 
 def test_every_call_agrees(compiled: Compiled, modules: Modules, cases: list[Case]) -> None:
-    told = []
-    checks = verify_graphs(compiled.folder / "graphs", modules, cases, told.append)
-    assert told == checks
+    verifier = GraphVerifier(compiled.folder / "graphs", modules)
+    checks = [verifier.check(case) for case in cases]
     assert [(check.graph, check.scale) for check in checks] == [(case.graph, case.scale) for case in cases]
     assert {case.graph for case in cases} == {"text", "prompt", "dense", "adaptive", "decode"}
     assert all(check.passed and not check.failures for check in checks)
@@ -84,8 +83,8 @@ def damaged(compiled: Compiled, folder: Path, graph: str) -> Path:
 
 @pytest.mark.parametrize("graph", ["text", "dense", "decode"])
 def test_a_damaged_weight(graph: str, compiled: Compiled, modules: Modules, cases: list[Case], tmp_path: Path) -> None:
-    own = [case for case in cases if case.graph == graph][-1:]
-    (check,) = verify_graphs(damaged(compiled, tmp_path, graph), modules, own)
+    last = [case for case in cases if case.graph == graph][-1]
+    check = GraphVerifier(damaged(compiled, tmp_path, graph), modules).check(last)
     assert not check.passed
     assert check.failures
     assert check.worst > 1e-3
@@ -101,6 +100,29 @@ def test_numbers_that_are_not_finite(
         size = file.seek(0, 2)
         file.seek(0)
         file.write(np.full(size // 4, np.nan, np.float32).tobytes())
-    own = [case for case in cases if case.graph == graph][-1:]
-    (check,) = verify_graphs(graphs, modules, own)
+    last = [case for case in cases if case.graph == graph][-1]
+    check = GraphVerifier(graphs, modules).check(last)
     assert not check.passed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "passed"),
+    [("next_x", 0.0, True), ("next_x", np.nan, False), ("next_x", np.inf, False), ("entropy", np.nan, False)],
+)
+def test_one_number_that_is_not_finite(name: str, value: float, passed: bool) -> None:
+    """What follows the bits is compared by its median, which one number does not move."""
+    names = ("bits", "next_x", "entropy")
+    expected = {one: np.zeros((1, 9), np.uint8 if one == "bits" else np.float32) for one in names}
+    actual = {one: values.copy() for one, values in expected.items()}
+    actual[name][0, 4] = value
+    check = _compare(Case("adaptive", 3, {}), [("onnxruntime", [actual]), ("torch", [expected])])
+    assert check.passed == passed
+    assert check.failures == (() if passed else (name,))
+
+
+def test_another_shape() -> None:
+    expected = {"image": np.zeros((1, 3, 4, 4), np.float32)}
+    check = _compare(
+        Case("decode", None, {}), [("onnxruntime", [{"image": np.zeros((1, 3, 4))}]), ("torch", [expected])]
+    )
+    assert check.failures == ("image",)

@@ -143,6 +143,9 @@ def test_guidance_in_a_layer_reaches_both_rows(backbone: Infinity, generate: Gen
     class Recorder:
         guidance = 1.0
 
+        def on_scale(self, scale: int) -> None:
+            assert scale == 0
+
         def on_attention(self, layer: int, entropy: Tensor) -> None:
             raise AssertionError("no layer observes")
 

@@ -59,7 +59,7 @@ def manifest() -> Manifest:
     return Manifest(
         toprovar_version="0.1.0",
         backend="onnxruntime",
-        model=ModelRecord("infinity", "nano", MODEL, 3, 2, 32, 64, 16, False, 3, 4, 24, 32),
+        model=ModelRecord("infinity", "nano", MODEL, 3, 2, 32, 64, 16, False, (3,), 3, 4, 24, 32),
         sampling=SamplingDefaults((3.0, 3.0, 3.0), (1.0, 0.5, 0.5), 900, 0.97),
         text=TextRecord("words", 64, 32),
         gpu=None,

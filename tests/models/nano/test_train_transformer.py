@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from toprovar.models.backbone import Condition
 from toprovar.models.bsq_vae import MultiScaleCodes, multiscale_quantize
-from toprovar.models.infinity import Condition
 from toprovar.models.nano import train_transformer
 from toprovar.models.nano.train_tokenizer import GRIDS
 from toprovar.models.nano.train_transformer import CONFIG, Trainee
