@@ -90,9 +90,16 @@ class GraphVerifier:
             return _compare(case, Comparator.run(runners, data_loader=[dict(case.feed)]))
 
 
+def _new_part(name: str, value: object, case: Case) -> np.ndarray:
+    """An output without what it copies: a cache ends in the keys of this call, after those of its input."""
+    array = np.asarray(value)
+    past = case.feed.get(name.replace("present_", "past_")) if name.startswith("present_") else None
+    return array if past is None else np.ascontiguousarray(array[:, :, past.shape[2] :])
+
+
 def _compare(case: Case, results: object) -> GraphCheck:
     runs = [iterations[0] for _, iterations in results]  # type: ignore[attr-defined]
-    actual, expected = ({name: np.asarray(run[name]) for name in runs[1]} for run in runs)
+    actual, expected = ({name: _new_part(name, run[name], case) for name in runs[1]} for run in runs)
     failures = [
         name
         for name in expected

@@ -305,9 +305,9 @@ def train_transformer(
 
 
 def make_optimizers(trainee: Trainee, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between hidden layers, AdamW for all else.
+    """Muon for the matrices between hidden layers, at three times the rate, and AdamW for all else.
 
-    Attention scales, which must travel far, get three times the rate.
+    Attention scales, which must travel far, get three times the rate as well.
     """
     ends = (trainee.transformer.word_embed, trainee.transformer.head)
     hidden = [m.weight for m in trainee.modules() if isinstance(m, nn.Linear) and m not in ends]
@@ -323,7 +323,9 @@ def make_optimizers(trainee: Trainee, rate: float) -> list[torch.optim.Optimizer
     ]
     fused = scales[0].is_cuda
     return [
-        torch.optim.Muon(hidden, lr=rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(
+            [{"params": hidden, "factor": 3.0}], lr=rate, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"
+        ),
         torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), fused=fused),
     ]
 

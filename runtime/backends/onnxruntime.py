@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class OnnxRuntimeBackend(Backend):
 
     Args:
         folder: the deployment's ``graphs`` folder.
-        threads: threads of an operator; None for one a core.
+        threads: threads of an operator; None for every logical core that this process may use.
     """
 
     name = "onnxruntime"
@@ -39,7 +40,8 @@ class OnnxRuntimeBackend(Backend):
     ) -> None:
         super().__init__(model, grids, constants)
         self._folder = folder
-        self._threads = threads
+        # ONNX Runtime's own default is a thread for each physical core, half of what most clouds rent out.
+        self._threads = threads or _usable_cores()
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     @classmethod
@@ -64,8 +66,7 @@ class OnnxRuntimeBackend(Backend):
         if graph not in self._sessions:
             options = ort.SessionOptions()
             options.log_severity_level = 3
-            if self._threads:
-                options.intra_op_num_threads = self._threads
+            options.intra_op_num_threads = self._threads
             path = self._folder / f"{graph}.onnx"
             try:
                 self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -111,6 +112,12 @@ class OnnxRuntimeBackend(Backend):
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()[rows]))
+
+
+def _usable_cores() -> int:
+    """Logical cores that this process may use; a container's share is often less than the machine's."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 BACKEND = OnnxRuntimeBackend

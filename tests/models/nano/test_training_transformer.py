@@ -65,7 +65,7 @@ def codes(trainee: Trainee, latents: Tensor, tokens: Tensor, **options: object) 
 
 def test_training_and_generation_agree(trainee: Trainee, latents: Tensor, tokens: Tensor) -> None:
     """Four scenes learnt by heart come out of the steps of a generation."""
-    plan = Plan(seconds=1e9, rate=1e-2, warm_up=0.0)
+    plan = Plan(seconds=1e9, rate=4e-3, warm_up=0.0)
     loop = Loop(trainee, make_optimizers(trainee, 1.0), Processes(CPU), plan, Path("unused"), seed=2)
 
     def losses(moment: Moment) -> tuple[Tensor, Callable[[], str]]:
