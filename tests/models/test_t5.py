@@ -18,48 +18,16 @@ from toprovar.models.loader import load_model
 from toprovar.models.t5 import T5Text
 from toprovar.runtime.text import Tokenizer
 
+from ..tiny_t5 import SENTENCES, make_t5
+
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
-
-SENTENCES = (
-    "a photo of a red circle on a table",
-    "two small blue stars above the green hills",
-    "an oil painting of an old sailor, smoking a pipe",
-    "The quick brown fox jumps over the lazy dog.",
-)
-
-
-def train_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram())
-    tokenizer.normalizer = tokenizers.normalizers.NFKC()
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    tokenizer.decoder = tokenizers.decoders.Metaspace()
-    trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=90, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES * 20, trainer)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
-    )
-    # As in files that were saved after a call with both: neither may reach the model.
-    tokenizer.enable_truncation(5)
-    tokenizer.enable_padding(length=5)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("t5")
-    tokenizer = train_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, vocab_size=96, feed_forward_proj="gated-gelu"
-    )
-    # The whole model, as it is published: the decoder is left out on loading.
-    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    make_t5(folder)
     return folder
 
 
