@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from toprovar.console import print_json
+from toprovar.console import print_json, results
 
 __all__ = ["command"]
 
@@ -117,3 +118,21 @@ def command(
     )
     if as_json:
         print_json(summary)
+        return
+    height, width = summary["image"]
+    results().print(
+        f"{output}: {model} at {width} x {height} pixels, policy {policy}",
+        f"  transformer FLOPs  {summary['expected_flops']:.1%} of dense, averaged over the calibration prompts",
+        f"  verified           {_verified(summary)}",
+        f"  next               toprovar run {output} PROMPT -o image.png; toprovar inspect {output}",
+        sep="\n",
+    )
+
+
+def _verified(summary: dict[str, Any]) -> str:
+    if not summary["verified_calls"]:
+        return "nothing, as --no-verify asked"
+    return (
+        f"{summary['verified_calls']} graph calls against torch: largest error {summary['worst_error']:.1e}, "
+        f"at least {summary['least_equal_bits']:.2%} equal bits"
+    )
