@@ -3,7 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 LINKS := build/links
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint links clean
 
 setup: $(INSTALLED)
 
@@ -19,14 +19,17 @@ demo: setup
 test: setup
 	$(BIN)/pytest -n 2
 
-# mypy cannot see the folders' mapping into the package: it reads a folder of links, from inside,
-# because it would look for `toprovar` in its working directory first.
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# The package as one folder of links: PYTHONPATH=build/links runs the tree where nothing can be installed.
+links:
 	rm -rf $(LINKS) && mkdir -p $(LINKS)/toprovar
 	ln -s $(CURDIR)/toprovar/* $(LINKS)/toprovar
 	ln -s $(patsubst %,$(CURDIR)/%,$(filter-out toprovar,$(patsubst %/__init__.py,%,$(wildcard */__init__.py)))) $(LINKS)/toprovar
+
+# mypy cannot see the folders' mapping into the package, so it reads the links; from inside, because it
+# would look for `toprovar` in its working directory first.
+lint: setup links
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	cd $(LINKS) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--cache-dir $(CURDIR)/.mypy_cache -p toprovar
 
