@@ -171,6 +171,9 @@ class ScaleStep(nn.Module):
             count = given["kept"][layer].item()
             torch._check(count >= 0)
             torch._check(count <= x.shape[1])
+            if torch.compiler.is_exporting():
+                # Attention's tracing branches on empty and single sizes in older torch; the graph does not.
+                torch._check(count > 1)
             kept.append(count)
         return _Sorted(_take(x, order), given["rope"][:, order].unsqueeze(2), kept)
 
