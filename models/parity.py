@@ -25,27 +25,13 @@ from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.checkpoint import load_strictly, read_state_dict
 from toprovar.models.geometry import rope_angles, rope_reference, scale_constants
 from toprovar.models.infinity import Infinity, InfinityConfig
+from toprovar.models.loader import guidance_layers
 from toprovar.models.official_numerics import OfficialRounding, add_codes, resize_codes
 from toprovar.models.step import Decode, Prompt, ScaleStep
 
-__all__ = ["compare_golden", "compare_keys", "guidance_layers"]
+__all__ = ["compare_golden", "compare_keys"]
 
 _FACTS = ("scale_schedule", "apply_spatial_patchify", "cfg", "tau", "cfg_insertion_layer")
-
-
-def guidance_layers(insertion: int | list[int], depth: int) -> tuple[int, ...]:
-    """Infinity's ``cfg_insertion_layer`` as layer indices: 0 is the logits (`depth`), -n the n-th layer from the end.
-
-    Raises:
-        ToProVARError: a positive number, or one before the first layer.
-    """
-    items = insertion if isinstance(insertion, list) else [insertion]
-    if any(item > 0 or depth + item <= 0 for item in items):
-        raise ToProVARError(
-            f"cfg_insertion_layer {items}: expected 0 for the logits or -1 to {1 - depth} for a layer",
-            hint="count layers from the end",
-        )
-    return tuple(depth + item for item in items)
 
 
 def _per_scale(facts: Mapping[str, Any], name: str, scales: int) -> list[float]:

@@ -13,8 +13,9 @@ from torch import nn
 
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.infinity import Infinity, InfinityConfig
+from toprovar.models.loader import guidance_layers
 from toprovar.models.official_numerics import OfficialRounding
-from toprovar.models.parity import compare_golden, guidance_layers, main
+from toprovar.models.parity import compare_golden, main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "infinity_a"
 PARTS = ("json", "io.safetensors", "transformer.safetensors", "vae.safetensors")
