@@ -7,20 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 import click
 
-from toprovar import __version__
+from toprovar import __version__, interruption
 from toprovar.errors import ToProVARError
 from toprovar.extensions import COMMANDS
 from toprovar.extras import naming_extras
 
 __all__ = ["compile_main", "group", "main", "run", "run_as_program"]
 
-_TERMINATED = 128 + signal.SIGTERM
-_INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED = "error: interrupted"
 _BROKEN_PIPE = 141
 
 
@@ -69,36 +67,43 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         with naming_extras(), command.make_context(name, list(arguments)) as context:
             command.invoke(context)
         sys.stdout.flush()
-    except click.exceptions.Exit as end:
-        return end.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return error.exit_code
-    except click.ClickException as error:
-        return _fail(_one_line(error, name), error.exit_code)
-    except ToProVARError as error:
-        return _fail(error.one_line(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("error: interrupted", _INTERRUPTED)
-    except BrokenPipeError:
-        # Python flushes stdout once more when it ends, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _fail(_INTERRUPTED, 128 + signal.SIGINT)
+    except Exception as error:
+        code = interruption.exit_code()
+        # torch.export reports Ctrl-C within itself as an error of its own.
+        return _report(error, name) if code is None else _fail(_INTERRUPTED, code)
     return 0
+
+
+def _report(error: Exception, name: str) -> int:
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()
+            return error.exit_code
+        case click.ClickException():
+            return _fail(_one_line(error, name), error.exit_code)
+        case ToProVARError():
+            return _fail(error.one_line(), error.exit_code)
+        case click.Abort():
+            return _fail(_INTERRUPTED, 128 + signal.SIGINT)
+        case BrokenPipeError():
+            # Python flushes stdout once more when it ends, which would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _BROKEN_PIPE
+        case _:
+            raise error
 
 
 def run_as_program(command: click.Command, name: str, arguments: Sequence[str]) -> NoReturn:
     """As `run`, for a process of its own: SIGTERM cleans up as Ctrl-C does, and the process ends."""
-    signal.signal(signal.SIGTERM, _terminate)
+    interruption.listen()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A prompt may hold letters that the terminal's encoding does not have.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(command, name, arguments))
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that context managers remove what is half-written.
-    sys.exit(_TERMINATED)
 
 
 def _fail(line: str, code: int) -> int:

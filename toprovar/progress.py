@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from toprovar.console import diagnostics
+from toprovar.interruption import stop_if_interrupted
 
 __all__ = ["Stages"]
 
@@ -48,7 +49,12 @@ class Stages:
         self._progress.stop()
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """Reports that `done` of `total` are done; a stage's clock starts where the last report ended."""
+        """Reports that `done` of `total` are done; a stage's clock starts where the last report ended.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came since, and a library swallowed it.
+        """
+        stop_if_interrupted()
         now = time.perf_counter()
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
