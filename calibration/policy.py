@@ -9,6 +9,7 @@ from typing import Protocol
 from toprovar.cost import plan_cost
 from toprovar.manifest import ModelRecord
 from toprovar.plan import PlanCost, SparsityPlan
+from toprovar.pruning import Unconditional
 from toprovar.stats import CalibrationStats
 
 __all__ = ["Policy", "Task"]
@@ -28,11 +29,23 @@ class Task:
     target_flops: float
     text_tokens: int
 
-    def cost(self, schedule: Sequence[tuple[int, int]], kept: Sequence[Sequence[int]]) -> PlanCost:
-        """Predicted cost of kept counts by scale and layer, for one image with guidance."""
+    def cost(
+        self,
+        schedule: Sequence[tuple[int, int]],
+        kept: Sequence[Sequence[int]],
+        unconditional: Sequence[Unconditional] | None = None,
+    ) -> PlanCost:
+        """Predicted cost for one image with guidance.
+
+        Args:
+            schedule: token grids.
+            kept: tokens computed, by scale and layer.
+            unconditional: what the unconditional half does, by scale; None is full throughout.
+        """
         tokens = [height * width for height, width in schedule]
+        rows = [2] * len(tokens) if unconditional is None else [1 + (mode == "full") for mode in unconditional]
         model = self.model
-        return plan_cost(model.width, model.layers, model.code_bits, tokens, kept, self.text_tokens)
+        return plan_cost(model.width, model.layers, model.code_bits, tokens, kept, self.text_tokens, rows)
 
 
 class Policy(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 
 from torch import nn
 
@@ -10,20 +10,19 @@ from toprovar import signature
 from toprovar.manifest import ModelRecord
 from toprovar.models.loader import LoadedModel
 from toprovar.models.step import Decode, Prompt, ScaleStep
+from toprovar.pruning import Pruning
 from toprovar.signature import Signature
 
 __all__ = ["build_modules"]
 
 
-def build_modules(
-    loaded: LoadedModel, record: ModelRecord, observers: Sequence[int]
-) -> dict[str, tuple[nn.Module, Signature]]:
+def build_modules(loaded: LoadedModel, record: ModelRecord, pruning: Pruning) -> dict[str, tuple[nn.Module, Signature]]:
     """Every graph of a deployment as the module that defines it.
 
     Args:
         loaded: the model.
         record: its facts.
-        observers: layers whose entropy the adaptive graph measures.
+        pruning: what the plan fixes of the graphs.
 
     Returns:
         ``text`` (if the model has a text encoder), ``prompt``, ``dense``, ``adaptive``, ``decode``.
@@ -34,8 +33,9 @@ def build_modules(
     if loaded.text is not None:
         modules["text"] = loaded.text.module, signature.TEXT
     modules["prompt"] = Prompt(loaded.backbone), signature.prompt(layers)
-    modules["dense"] = ScaleStep(*common), signature.step(layers, adaptive=False)
-    adaptive = ScaleStep(*common, observers=observers, adaptive=True)
-    modules["adaptive"] = adaptive, signature.step(layers, adaptive=True)
+    # The dense step observes nothing: its entropies are nobody's.
+    plain = dataclasses.replace(pruning, observers=())
+    for name, step in (("dense", ScaleStep(*common, plain)), ("adaptive", ScaleStep(*common, pruning, adaptive=True))):
+        modules[name] = step, step.signature
     modules["decode"] = Decode(loaded.vae), signature.DECODE
     return modules

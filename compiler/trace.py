@@ -73,7 +73,7 @@ def _sizes(record: ModelRecord, observers: int, text_channels: int) -> dict[str,
         "observers": observers,
         "channels": text_channels,
     }
-    height, width, next_height, next_width = 4, 6, 8, 10
+    height, width, next_height, next_width, update_height, update_width = 4, 6, 8, 10, 2, 14
     moving = {
         "B": 2,
         "R": 4,
@@ -86,6 +86,9 @@ def _sizes(record: ModelRecord, observers: int, text_channels: int) -> dict[str,
         "width": width,
         "next_height": next_height,
         "next_width": next_width,
+        "update_height": update_height,
+        "update_width": update_width,
+        "U": update_height * update_width,
         "code_height": height * factor,
         "code_width": width * factor,
         "next_code_height": next_height * factor,

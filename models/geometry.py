@@ -10,7 +10,7 @@ import numpy as np
 
 from toprovar.models.schedules import Schedule, find_aspect_ratio, full_schedule
 
-__all__ = ["resize_matrix", "rope_angles", "rope_reference", "rope_table", "scale_constants"]
+__all__ = ["resize_matrix", "restore_constants", "rope_angles", "rope_reference", "rope_table", "scale_constants"]
 
 _ROPE_GRID = 128
 """Edge of Infinity's rotary grid: 2048 pixels at 16 a token."""
@@ -109,3 +109,13 @@ def scale_constants(schedule: Schedule, head_dim: int, latent: Schedule) -> dict
             constants[f"next_{name}.{scale}"] = resize_matrix(final[axis], latent[following][axis])
             constants[f"carry_{name}.{scale}"] = resize_matrix(grid[axis], schedule[following][axis])
     return constants
+
+
+def restore_constants(schedule: Schedule) -> dict[str, np.ndarray]:
+    """Matrices ``restore_rows.FROM.TO`` and ``restore_columns.FROM.TO`` from every scale's tokens to later ones'."""
+    return {
+        f"restore_{name}.{start}.{end}": resize_matrix(schedule[start][axis], schedule[end][axis])
+        for start in range(len(schedule))
+        for end in range(start, len(schedule))
+        for axis, name in enumerate(("rows", "columns"))
+    }

@@ -92,11 +92,11 @@ def compare_golden(stem: Path) -> dict[str, Any]:
         given["guidance"] = torch.tensor(guidance[scale], dtype=torch.float64)
         given["temperature"] = torch.tensor(temperature[scale], dtype=torch.float64)
         with OfficialRounding():
-            hidden, presents, _ = step.run_blocks(given)
-            logits = step.guided_logits(hidden, given)
+            blocks = step.run_blocks(given)
+            logits = step.guided_logits(blocks.hidden, given)
         if f"logits.{scale}" in io:
             report["logits"].append(_errors(logits.flatten(1, 2), io[f"logits.{scale}"]))
-        given |= dict(zip(signature.cache_names(depth, "past"), presents, strict=True))
+        given |= dict(zip(signature.cache_names(depth, "past"), blocks.presents, strict=True))
         bits = io[f"bits.{scale}"]
         next_input, given["summed"] = step.advance(_tokens(bits, patchify), given)
         official_sum = add_codes(official_sum, bits, latent[-1])

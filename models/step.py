@@ -3,14 +3,15 @@
 They are what the eager backend calls and what the compiler exports, so that every backend computes the same
 thing. Inputs and outputs are flat, in the order of `toprovar.signature`.
 
-Pruning is an order and a prefix: the tokens of a scale are sorted once, most important first, and layer l
-works on the first ``kept[l]`` of them, a plain slice. The rest of the residual stream passes through
-(restoration ``identity``), and their keys and values never enter the cache.
+Pruning is an order and a prefix: the tokens of a scale are sorted, most important first, and layer l works on
+the first ``kept[l]`` of them, a plain slice. What becomes of the rest is the restoration's affair; their keys and
+values never enter the cache. A selector that wants another order for each layer sorts again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,12 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toprovar import signature
+from toprovar.extensions import SELECTORS
 from toprovar.models.backbone import Backbone, Condition
 from toprovar.models.bsq_vae import BSQVAE, codes_from_bits
 from toprovar.models.observer import Observer
+from toprovar.models.restoration import Identity, make_restoration, rest
+from toprovar.models.selectors.base import Selector
+from toprovar.models.tokens import SortedTokens, resize
 from toprovar.plugins.fae.torch_op import flash_attention_entropy
+from toprovar.pruning import Pruning
 
-__all__ = ["Decode", "Prompt", "ScaleStep"]
+__all__ = ["Blocks", "Decode", "Prompt", "ScaleStep", "sample_bits"]
 
 
 class Prompt(nn.Module):
@@ -58,12 +64,24 @@ class Decode(nn.Module):
         return self.vae.decode(summed)
 
 
-class _Sorted(NamedTuple):
-    """Tokens of a scale in their working order."""
+class Blocks(NamedTuple):
+    """What the blocks of one scale gave.
 
-    x: Tensor
-    rope: Tensor
-    kept: list[int | torch.SymInt]
+    Attributes:
+        hidden: hidden state [R, L, C] in token order.
+        presents: keys and values of all tokens so far, flat.
+        scores: per observer the standardised entropy [B, L] in token order.
+        carried: what the selector hands on instead of the entropy, [B, L] in token order, or None.
+        tokens: the stream in its last working order.
+        restoration: what happened to tokens that were not computed.
+    """
+
+    hidden: Tensor
+    presents: list[Tensor]
+    scores: list[Tensor]
+    carried: Tensor | None
+    tokens: SortedTokens
+    restoration: Identity
 
 
 class ScaleStep(nn.Module):
@@ -73,7 +91,7 @@ class ScaleStep(nn.Module):
         backbone: the transformer.
         patchify: codes are pixel-shuffled by two between transformer and decoder.
         guidance_layers: layers after whose output guidance is applied; ``depth`` stands for the logits.
-        observers: layers whose attention entropy is measured.
+        pruning: how tokens are ranked and restored, and which layers are observed.
         adaptive: accept an order and kept counts; False builds the plain dense step.
         observer: called with what each layer computed, in eager mode only.
     """
@@ -83,7 +101,7 @@ class ScaleStep(nn.Module):
         backbone: Backbone,
         patchify: bool,
         guidance_layers: Sequence[int],
-        observers: Sequence[int] = (),
+        pruning: Pruning = Pruning(),  # noqa: B008  frozen
         adaptive: bool = False,
         observer: Observer | None = None,
     ) -> None:
@@ -91,22 +109,25 @@ class ScaleStep(nn.Module):
         self.backbone = backbone
         self.patchify = patchify
         self.guidance_layers = tuple(guidance_layers)
-        self.observers = tuple(observers)
+        self.pruning = pruning
         self.adaptive = adaptive
         self.observer = observer
-        self.signature = signature.step(backbone.config.depth, adaptive)
+        self.signature = signature.step(backbone.config.depth, adaptive, pruning)
+        self._select: type[Selector] = Selector if pruning.selector == "none" else SELECTORS.load(pruning.selector)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Inputs to outputs of `signature.step`, both in order."""
         given = dict(zip(self.signature.inputs, tensors, strict=True))
-        hidden, presents, entropies = self.run_blocks(given)
-        logits = self.guided_logits(hidden, given)
-        bits = sample_bits(logits, given["noise"], given["certain"])
-        next_x, next_summed = self.advance(bits, given)
-        outputs: tuple[Tensor, ...] = (bits, next_x, next_summed)
+        blocks = self.run_blocks(given)
+        logits = self.scaled_logits(blocks.hidden, given)
+        bits = sample_bits(self.guide(logits, given), given["noise"], given["certain"])
+        outputs = (bits, *self.advance(bits, given, blocks.restoration.drawn(blocks.tokens)))
+        if self.pruning.reuses_guidance:
+            outputs += (self.carry_guidance(logits, given),)
         if self.adaptive:
-            outputs += self.rank(entropies, given)
-        return (*outputs, *presents)
+            outputs += self.rank(blocks, given)
+            outputs += blocks.restoration.outputs()
+        return (*outputs, *blocks.presents)
 
     def condition(self, given: dict[str, Tensor]) -> Condition:
         """The prompt's share of a step's inputs."""
@@ -120,67 +141,79 @@ class ScaleStep(nn.Module):
             text_bias=given["text_bias"],
         )
 
-    def run_blocks(self, given: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """All blocks over one scale.
-
-        Returns:
-            Hidden state [R, L, C] in token order; keys and values of all tokens so far, flat; and per
-            observer the entropy in nats over the logarithm of the number of keys, [R, H, K].
-        """
+    def run_blocks(self, given: dict[str, Tensor]) -> Blocks:
+        """All blocks over one scale."""
         if self.observer:
             self.observer.on_scale(int(given["scale"]))
         condition = self.condition(given)
         presents: list[Tensor] = []
-        entropies: list[Tensor] = []
+        entropies: dict[int, Tensor] = {}
+        scores: list[Tensor] = []
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             key = torch.cat([given[f"past_key.{layer}"], key], dim=2)
             value = torch.cat([given[f"past_value.{layer}"], value], dim=2)
             presents.extend((key, value))
-            if layer not in self.observers:
+            if layer not in self.pruning.observers:
                 return F.scaled_dot_product_attention(query, key, value, scale=1.0)
             output, entropy = flash_attention_entropy(query, key, value)
             relative = entropy / torch.log(torch.ones_like(entropy) * key.shape[2]).clamp_min(1e-6)
-            entropies.append(relative)
+            entropies[layer] = relative
             if self.observer:
                 self.observer.on_attention(layer, relative)
             return output
 
-        tokens = self._sort(given)
-        x = tokens.x
-        for layer, kept in enumerate(tokens.kept):
+        selector = (self._select if self.adaptive else Selector)(self.backbone.config.depth, given)
+        restoration = make_restoration(self.pruning.restoration if self.adaptive else "identity", given)
+        rows = given["conditional_rows"]
+        tokens = self._start(selector, given)
+        for layer, kept in enumerate(self._kept(given, tokens)):
+            if self.adaptive:
+                tokens = _sort(tokens, restoration, selector.before_layer(layer, tokens.x[rows]))
             # narrow keeps the size symbolic under torch.export, where slicing would clamp it
             working = self.backbone.block(
-                layer, x.narrow(1, 0, kept), condition, tokens.rope.narrow(-2, 0, kept), attend
+                layer, tokens.x.narrow(1, 0, kept), condition, tokens.rope.narrow(-2, 0, kept), attend
             )
             if layer in self.guidance_layers:
                 working = self._guide_rows(working, given)
             if self.observer:
                 self.observer.on_hidden(layer, working)
-            x = torch.cat([working, x.narrow(1, kept, x.shape[1] - kept)], dim=1) if self.adaptive else working
-        return self._unsort(x, given), presents, entropies
+            if not self.adaptive:
+                tokens = replace(tokens, x=working)
+                continue
+            tokens = restoration.restore(layer, tokens, working, kept)
+            selector.after_layer(layer, tokens.x[rows])
+            if layer in entropies:
+                scores.append(self._score(entropies[layer], len(scores), tokens, given))
+                values = selector.after_observer(torch.stack(scores).mean(0))
+                tokens = _sort(tokens, restoration, None if values is None else tokens.sorted_values(values))
+        tokens = restoration.finish(tokens)
+        carried = selector.carried()
+        values = None if carried is None else tokens.token_values(carried)
+        return Blocks(tokens.token_rows(tokens.x), presents, scores, values, tokens, restoration)
 
-    def _sort(self, given: dict[str, Tensor]) -> _Sorted:
+    def _start(self, selector: Selector, given: dict[str, Tensor]) -> SortedTokens:
         x = self.backbone.embed_scale(given["x"], given["scale"])
-        depth = self.backbone.config.depth
+        tokens = SortedTokens.unsorted(x, given["rope"], given["image_of_row"])
         if not self.adaptive:
-            return _Sorted(x, given["rope"], [x.shape[1]] * depth)
-        order = given["order"][given["image_of_row"]]
+            return tokens
+        values = selector.at_start(x[given["conditional_rows"]])
+        return tokens.in_order(given["order"]) if values is None else tokens.sort_by(values)
+
+    def _kept(self, given: dict[str, Tensor], tokens: SortedTokens) -> list[int | torch.SymInt]:
+        depth, total = self.backbone.config.depth, tokens.x.shape[1]
+        if not self.adaptive:
+            return [total] * depth
         kept = []
         for layer in range(depth):
             count = given["kept"][layer].item()
             torch._check(count >= 0)
-            torch._check(count <= x.shape[1])
+            torch._check(count <= total)
             if torch.compiler.is_exporting():
                 # Attention's tracing branches on empty and single sizes in older torch; the graph does not.
                 torch._check(count > 1)
             kept.append(count)
-        return _Sorted(_take(x, order), given["rope"][:, order].unsqueeze(2), kept)
-
-    def _unsort(self, x: Tensor, given: dict[str, Tensor]) -> Tensor:
-        if not self.adaptive:
-            return x
-        return _take(x, given["order"].argsort(dim=1)[given["image_of_row"]])
+        return kept
 
     def _guide_rows(self, x: Tensor, given: dict[str, Tensor]) -> Tensor:
         """Guidance inside the network: both rows of an image become the guided one."""
@@ -190,55 +223,88 @@ class ScaleStep(nn.Module):
         guided = guidance * conditional + (1 - guidance) * unconditional
         return torch.where(guidance == 1, x, guided[given["image_of_row"]])
 
+    def scaled_logits(self, hidden: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """Hidden state [R, L, C] to logits [R, L, d, 2], over temperature."""
+        return self.backbone.logits(hidden, self.condition(given)) / given["temperature"]
+
     def guided_logits(self, hidden: Tensor, given: dict[str, Tensor]) -> Tensor:
-        """Hidden state [R, L, C] to logits [B, L, d, 2], over temperature."""
-        logits = self.backbone.logits(hidden, self.condition(given)) / given["temperature"]
+        """Hidden state [R, L, C] to the logits that are sampled from, [B, L, d, 2]."""
+        return self.guide(self.scaled_logits(hidden, given), given)
+
+    def guide(self, logits: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """Logits of all rows [R, L, d, 2] to those of the images [B, L, d, 2]."""
         conditional = logits[given["conditional_rows"]]
         if self.backbone.config.depth not in self.guidance_layers:
             return conditional
         guidance = given["guidance"]
-        return guidance * conditional + (1 - guidance) * logits[given["unconditional_rows"]]
+        guided = guidance * conditional + (1 - guidance) * logits[given["unconditional_rows"]]
+        if self.pruning.reuses_guidance:
+            guided = guided + (guidance - 1) * given["guidance_difference"]
+        return guided
 
-    def advance(self, bits: Tensor, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Adds the codes of `bits` [B, L, d] to the sum and embeds the next scale's input."""
+    def carry_guidance(self, logits: Tensor, given: dict[str, Tensor]) -> Tensor:
+        """Conditional minus unconditional logits, carried over to the next scale's grid, [B, L', d, 2].
+
+        Where there are no unconditional rows it is what was itself carried over.
+        """
+        difference = logits[given["conditional_rows"]] - logits[given["unconditional_rows"]]
+        difference = (difference + given["guidance_difference"]).flatten(2).transpose(1, 2)
+        grid = difference.unflatten(2, (given["carry_rows"].shape[1], -1))
+        carried = resize(grid, given["carry_rows"], given["carry_columns"]).flatten(2).transpose(1, 2)
+        return carried.unflatten(2, (-1, 2))
+
+    def advance(self, bits: Tensor, given: dict[str, Tensor], drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Adds the codes of `bits` [B, L, d] to the sum and embeds the next scale's input.
+
+        Args:
+            bits: of every token.
+            given: the step's inputs.
+            drawn: 1 for a token whose codes count and 0 for another, [B, L]; None if all do.
+        """
         factor = 2 if self.patchify else 1
         height = given["up_rows"].shape[1] // factor
         codes = _to_map(bits, height, factor)
         codes = codes_from_bits(codes.movedim(1, -1)).movedim(-1, 1)
-        summed = given["summed"] + _resize(codes, given["up_rows"], given["up_columns"])
-        shown = _resize(summed, given["next_rows"], given["next_columns"])
+        if drawn is not None:
+            codes = codes * _to_map(drawn.unsqueeze(2).expand(-1, -1, factor**2), height, factor)
+        summed = given["summed"] + resize(codes, given["up_rows"], given["up_columns"])
+        shown = resize(summed, given["next_rows"], given["next_columns"])
         if self.patchify:
             shown = F.pixel_unshuffle(shown, 2)
         next_x = self.backbone.embed_codes(shown.flatten(2).transpose(1, 2))
         return next_x[given["image_of_row"]], summed
 
-    def rank(self, entropies: Sequence[Tensor], given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Entropy of every token, standardised and averaged, and carried over to the next scale's grid.
-
-        Tokens that no observer saw keep what was carried over to them (``prior``).
+    def rank(self, blocks: Blocks, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Entropy of every token, averaged over observers, and what the next scale is sorted by, on its grid.
 
         Returns:
-            [B, L] and [B, L'], both in token order; low means focused.
+            [B, L] and [B, L'], both in token order; low means focused, and comes first.
         """
-        order = given["order"]
-        values = _take(given["prior"].unsqueeze(2), order).squeeze(2)
-        if entropies:
-            total = torch.zeros_like(values)
-            for index, entropy in enumerate(entropies):
-                score = self._standardise(entropy[given["conditional_rows"]], index, given)
-                unseen = values.narrow(1, score.shape[1], values.shape[1] - score.shape[1])
-                total = total + torch.cat([score, unseen], dim=1)
-            values = total / len(entropies)
-        values = _take(values.unsqueeze(2), order.argsort(dim=1)).squeeze(2)
-        grid = values.unflatten(1, (given["carry_rows"].shape[1], -1)).unsqueeze(1)
-        carried = _resize(grid, given["carry_rows"], given["carry_columns"])
+        values = torch.stack(blocks.scores).mean(0) if blocks.scores else given["prior"]
+        handed_on = values if blocks.carried is None else blocks.carried
+        grid = handed_on.unflatten(1, (given["carry_rows"].shape[1], -1)).unsqueeze(1)
+        carried = resize(grid, given["carry_rows"], given["carry_columns"])
         return values, carried.flatten(1)
 
-    def _standardise(self, entropy: Tensor, index: int, given: dict[str, Tensor]) -> Tensor:
-        """[B, H, K] to [B, K]: heads differ in logit temperature, so each is standardised before the mean."""
+    def _score(self, entropy: Tensor, index: int, tokens: SortedTokens, given: dict[str, Tensor]) -> Tensor:
+        """Relative entropy [R, H, K] of an observer to a value of every token [B, L], in token order.
+
+        Heads differ in logit temperature, so each is standardised before the mean. Tokens that the observer did
+        not see keep what was carried over to them (``prior``).
+        """
         mean = given["entropy_mean"][index][:, None]
         deviation = given["entropy_deviation"][index][:, None]
-        return ((entropy - mean) / deviation).mean(1)
+        score = ((entropy[given["conditional_rows"]] - mean) / deviation).mean(1)
+        unseen = rest(tokens.sorted_values(given["prior"]), score.shape[1])
+        return tokens.token_values(torch.cat([score, unseen], dim=1))
+
+
+def _sort(tokens: SortedTokens, restoration: Identity, values: Tensor | None) -> SortedTokens:
+    if values is None:
+        return tokens
+    after = tokens.sort_by(values)
+    restoration.reorder(tokens, after)
+    return after
 
 
 def sample_bits(logits: Tensor, noise: Tensor, certain: Tensor) -> Tensor:
@@ -254,15 +320,6 @@ def sample_bits(logits: Tensor, noise: Tensor, certain: Tensor) -> Tensor:
     difference = logits[..., 1] - logits[..., 0]
     drawn = torch.where(difference.abs() >= certain, difference, difference + noise)
     return (drawn > 0).to(torch.uint8)
-
-
-def _take(x: Tensor, order: Tensor) -> Tensor:
-    """[R, L, C] rows by [R, L] positions."""
-    return x.gather(1, order.unsqueeze(2).expand(-1, -1, x.shape[2]))
-
-
-def _resize(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return rows @ x @ columns.T
 
 
 def _to_map(bits: Tensor, height: int, factor: int) -> Tensor:

@@ -295,6 +295,7 @@ class Session:
                         sampling.temperature[scale],
                         sampling.certain,
                         self._kept(scale, group.depth),
+                        "full" if group.depth is None else self.plan.unconditional(scale, group.depth),
                     )
                     result = self.backend.step(group.state, controls)
                     group.state = result.state
@@ -318,10 +319,14 @@ class Session:
         dense = (plan.scales[scale].tokens,) * plan.layers
         if depth is None:
             return dense if rule is not None and scale == rule.decided_after else None
-        kept = plan.kept(scale, depth)
-        if kept != dense or depth <= scale + 1 < len(plan.scales):
-            return kept
-        return None
+        if self._is_pruned(scale, depth):
+            return plan.kept(scale, depth)
+        needed = self.plan.pruning.needs_previous_scale and self._is_pruned(scale + 1, depth)
+        return dense if needed else None
+
+    def _is_pruned(self, scale: int, depth: int) -> bool:
+        plan = self.plan
+        return depth <= scale < len(plan.scales) and not plan.scales[scale].is_dense
 
     def _note_ratios(self, scale: int, group: _Group, entropy: np.ndarray, ratios: list[float | None]) -> None:
         rule = self.plan.depth_rule

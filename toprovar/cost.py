@@ -57,7 +57,7 @@ def plan_cost(
     tokens: Sequence[int],
     kept: Sequence[Sequence[int]],
     text_tokens: int,
-    rows: int = 2,
+    rows: int | Sequence[int] = 2,
 ) -> PlanCost:
     """The cost of a table of kept counts against the dense model.
 
@@ -69,10 +69,13 @@ def plan_cost(
         kept: Tokens that are computed, by scale and layer. A scale of which every layer is left
             out is left out altogether, its head too.
         text_tokens: Text tokens T.
-        rows: Rows of the batch: 2 for one image with guidance.
+        rows: Rows of the batch: 2 for one image with guidance; or those of each scale, where the
+            unconditional half is not computed throughout. The largest is the dense model's.
     """
-    dense = _by_scale(width, code_bits, tokens, [[count] * layers for count in tokens], text_tokens, rows)
-    sparse = _by_scale(width, code_bits, tokens, kept, text_tokens, rows)
+    by_scale = [rows] * len(tokens) if isinstance(rows, int) else list(rows)
+    every = [[count] * layers for count in tokens]
+    dense = _by_scale(width, code_bits, tokens, every, text_tokens, [max(by_scale)] * len(tokens))
+    sparse = _by_scale(width, code_bits, tokens, kept, text_tokens, by_scale)
     return PlanCost(math.fsum(dense), math.fsum(sparse), tuple(dense), tuple(sparse))
 
 
@@ -82,15 +85,15 @@ def _by_scale(
     tokens: Sequence[int],
     kept: Sequence[Sequence[int]],
     text_tokens: int,
-    rows: int,
+    rows: Sequence[int],
 ) -> list[float]:
     cached = [0] * len(kept[0])
     costs = []
-    for count, layers in zip(tokens, kept, strict=True):
+    for count, layers, row in zip(tokens, kept, rows, strict=True):
         cached = [before + own for before, own in zip(cached, layers, strict=True)]
         blocks = math.fsum(
-            block_flops(width, own, keys, text_tokens, rows) for own, keys in zip(layers, cached, strict=True)
+            block_flops(width, own, keys, text_tokens, row) for own, keys in zip(layers, cached, strict=True)
         )
-        head = head_flops(width, code_bits, count, rows) if any(layers) else 0.0
+        head = head_flops(width, code_bits, count, row) if any(layers) else 0.0
         costs.append(blocks + head)
     return costs

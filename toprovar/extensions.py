@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from toprovar.registry import Registry
 
-__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "SUITES"]
+__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "SELECTORS", "SUITES"]
 
 BACKBONES = Registry("backbone", "toprovar.models", "BACKBONE")
 BACKENDS = Registry("backend", "toprovar.runtime.backends", "BACKEND")
 COMMANDS = Registry("command", "toprovar.commands", "command")
 POLICIES = Registry("policy", "toprovar.calibration.policies", "POLICY")
+SELECTORS = Registry("selector", "toprovar.models.selectors", "SELECTOR")
 SUITES = Registry("suite", "toprovar.evaluation.suites", "SUITE")

@@ -21,6 +21,8 @@ from toprovar.artefact import (
 )
 from toprovar.conform import refuse
 from toprovar.errors import ArtefactError
+from toprovar.extensions import SELECTORS
+from toprovar.pruning import ENTROPY_SELECTORS, Pruning, Restoration, Unconditional
 
 __all__ = ["DepthRule", "PlanCost", "Ranking", "ScalePlan", "SparsityPlan"]
 
@@ -35,13 +37,14 @@ class ScalePlan(Artefact):
         kept: Tokens that each layer computes when this scale runs sparse: all of them (dense),
             some of them, or 0 where the layer is left out.
         unconditional: What the unconditional half of a guidance batch computes; `full` is the
-            same as the conditional half.
+            same as the conditional half, and what holds where this scale runs dense
+            (`toprovar.pruning.Unconditional`).
     """
 
     height: Count
     width: Count
     kept: tuple[int, ...]
-    unconditional: Literal["full"] = "full"
+    unconditional: Unconditional = "full"
 
     @property
     def tokens(self) -> int:
@@ -70,14 +73,14 @@ class Ranking(Artefact):
     standardised with the calibration's moments; heads and observers are then averaged.
 
     Attributes:
-        source: `previous_scale` ranks by the standardised entropy of the scale before, resized to
-            the grid; `none` ranks nothing, so that a layer computes all tokens or none.
+        selector: What ranks the tokens (a file of `toprovar.models.selectors`); `none` ranks
+            nothing, so that a layer computes all tokens or none.
         observers: Layers whose attention entropy is observed, ascending.
         mean: Mean of the normalised entropy, by scale, observer and head; empty without observers.
         deviation: Its standard deviation, of the same shape.
     """
 
-    source: Literal["previous_scale", "none"]
+    selector: str
     observers: tuple[Index, ...] = ()
     mean: tuple[tuple[tuple[float, ...], ...], ...] = ()
     deviation: tuple[tuple[tuple[Positive, ...], ...], ...] = ()
@@ -92,8 +95,11 @@ class Ranking(Artefact):
         for first, second in itertools.pairwise(self.observers):
             if first >= second:
                 raise ArtefactError(f"expected ascending layers, got {second} after {first}", field="observers")
-        if self.source != "none" and not self.observers:
-            raise refuse("observers", f"a layer at least, to rank by {self.source!r}", ())
+        known = (*SELECTORS.names(), "none")
+        if self.selector not in known:
+            raise refuse("selector", f"one of {', '.join(known)}", self.selector)
+        if self.selector in ENTROPY_SELECTORS and not self.observers:
+            raise refuse("observers", f"a layer at least, to rank by {self.selector!r}", ())
         heads = len(self.mean[0][0]) if self.observers and self.mean and self.mean[0] else 0
         for field, table in (("mean", self.mean), ("deviation", self.deviation)):
             require_length(table, len(self.mean) if self.observers else 0, "scale", field)
@@ -196,18 +202,18 @@ class SparsityPlan(Artefact):
         model_sha256: Hash of the checkpoint that the plan was made for.
         scales: The schedule, coarse to fine.
         ranking: Which tokens a layer computes when it computes some of them.
-        restoration: What becomes of the others; `identity` lets their residual stream through.
+        restoration: What becomes of the others (`toprovar.pruning.Restoration`).
         depth_rule: Decides where a prompt's sparse scales begin; None for the first scale.
         cost: Predicted cost.
     """
 
-    schema_version: Literal[1] = dataclass_field(default=1, kw_only=True)
+    schema_version: Literal[2] = dataclass_field(default=2, kw_only=True)
     policy: str
     parameters: Mapping[str, bool | int | float | str]
     model_sha256: Sha256
     scales: tuple[ScalePlan, ...]
     ranking: Ranking
-    restoration: Literal["identity"]
+    restoration: Restoration
     depth_rule: DepthRule | None
     cost: PlanCost
 
@@ -218,8 +224,22 @@ class SparsityPlan(Artefact):
 
     @property
     def is_dense(self) -> bool:
-        """Whether every layer computes every token of every scale."""
-        return all(scale.is_dense for scale in self.scales)
+        """Whether every layer computes every token of every scale, with guidance throughout."""
+        return all(scale.is_dense and scale.unconditional == "full" for scale in self.scales)
+
+    @property
+    def pruning(self) -> Pruning:
+        """What of this plan is fixed in its graphs."""
+        return Pruning(
+            self.ranking.selector,
+            self.ranking.observers,
+            self.restoration,
+            any(scale.unconditional == "reused" for scale in self.scales),
+        )
+
+    def unconditional(self, scale: int, depth: int = 0) -> Unconditional:
+        """What the unconditional half of a guidance batch does; arguments as of `kept`."""
+        return self.scales[scale].unconditional if scale >= depth else "full"
 
     def kept(self, scale: int, depth: int = 0) -> tuple[int, ...]:
         """Tokens that each layer computes.
@@ -237,7 +257,11 @@ class SparsityPlan(Artefact):
             raise refuse("scales", "a scale at least", self.scales)
         for index, scale in enumerate(self.scales):
             require_length(scale.kept, self.layers, "layer", f"scales[{index}].kept")
-            if index == 0 or self.ranking.source == "none":
+            if index and scale.unconditional == "full" != self.scales[index - 1].unconditional:
+                before = self.scales[index - 1].unconditional
+                expected = f"reused or omitted, as the scale before is {before} and leaves no keys"
+                raise refuse(f"scales[{index}].unconditional", expected, "full")
+            if index == 0 or self.ranking.selector == "none":
                 self._require_all_or_none(index, scale)
         if self.ranking.observers:
             require_length(self.ranking.mean, len(self.scales), "scale", "ranking.mean")

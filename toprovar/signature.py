@@ -3,14 +3,27 @@
 The compiler exports graphs with these names, and each backend feeds them: this file is the contract
 between the two. Plain data, no framework. Letters in the shapes: B images, R rows (B, or 2 B with
 guidance: conditional rows first), L tokens of the scale, L' of the next, K kept, P cached, T text tokens,
-C width, H heads, D head dimension, d code bits a token, z code bits a position, (h, w) the final grid.
+C width, H heads, D head dimension, d code bits a token, z code bits a position, (h, w) the final grid,
+U tokens of the scale whose updates are cached.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DECODE", "SCALE_CONSTANTS", "TEXT", "Signature", "cache_names", "prompt", "step"]
+from toprovar.pruning import Pruning
+
+__all__ = [
+    "DECODE",
+    "PER_IMAGE",
+    "SCALE_CONSTANTS",
+    "TEXT",
+    "Signature",
+    "cache_names",
+    "prompt",
+    "step",
+    "update_names",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,10 @@ SCALE_CONSTANTS = {
 """Constant inputs of a step; the tables of scale S are stored as NAME.S (`toprovar.models.geometry`)."""
 
 
+PER_IMAGE = ("summed", "guidance_difference")
+"""What a state holds for each image; everything else it holds for each row."""
+
+
 def cache_names(layers: int, stem: str) -> list[str]:
     """``STEM_key.0, STEM_value.0, STEM_key.1, ...``: the order in which caches are passed."""
     return [f"{stem}_{part}.{layer}" for layer in range(layers) for part in ("key", "value")]
@@ -59,12 +76,18 @@ def prompt(layers: int) -> Signature:
     )
 
 
-def step(layers: int, adaptive: bool) -> Signature:
+def update_names(layers: int, stem: str = "update") -> list[str]:
+    """Names of what each layer added to the residual stream, for the restoration ``cached``."""
+    return [f"{stem}.{layer}" for layer in range(layers)]
+
+
+def step(layers: int, adaptive: bool, pruning: Pruning = Pruning()) -> Signature:  # noqa: B008  frozen
     """One scale.
 
     Args:
         layers: number of blocks.
         adaptive: the graph observes entropy and takes an order and kept counts; otherwise it is dense.
+        pruning: what the plan fixes of the graph.
     """
     inputs: dict[str, tuple[str, ...]] = {"x": ("R", "L", "C")}
     inputs |= {name: axes for name, axes in prompt(layers).outputs.items() if name != "x"}
@@ -77,9 +100,16 @@ def step(layers: int, adaptive: bool) -> Signature:
         "next_x": ("R", "L'", "C"),
         "next_summed": ("B", "z", "h", "w"),
     }
+    if pruning.reuses_guidance:
+        inputs |= {"guidance_difference": ("B", "L", "d", "2")}
+        outputs |= {"next_guidance_difference": ("B", "L'", "d", "2")}
     if adaptive:
         inputs |= {"order": ("B", "L"), "kept": ("layers",), "prior": ("B", "L")}
         inputs |= {"entropy_mean": ("observers", "H"), "entropy_deviation": ("observers", "H")}
         outputs |= {"entropy": ("B", "L"), "next_prior": ("B", "L'")}
+        if pruning.restoration == "cached":
+            inputs |= dict.fromkeys(update_names(layers), ("R", "U", "C"))
+            inputs |= {"restore_rows": ("height", "update_height"), "restore_columns": ("width", "update_width")}
+            outputs |= dict.fromkeys(update_names(layers, "new_update"), ("R", "L", "C"))
     outputs |= dict.fromkeys(cache_names(layers, "present"), ("R", "H", "P + K", "D"))
     return Signature(inputs, outputs)

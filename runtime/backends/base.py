@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ import numpy as np
 from toprovar import signature
 from toprovar.errors import ArtefactError, BackendError
 from toprovar.manifest import ModelRecord
+from toprovar.pruning import Pruning, Unconditional
 
 __all__ = ["Backend", "Controls", "State", "StepResult"]
 
@@ -32,6 +33,7 @@ class State:
         rows: B, or 2 B with guidance.
         scale: index of the next scale.
         prior: ranking of the next scale's tokens, float32 [B, L]; low means important.
+        updated_scale: the scale whose updates are cached, for the restoration ``cached``.
     """
 
     tensors: Mapping[str, Any]
@@ -39,6 +41,7 @@ class State:
     rows: int
     scale: int
     prior: np.ndarray
+    updated_scale: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Controls:
         temperature: divides the logits.
         certain: logit difference from which a bit is not drawn (`toprovar.runtime.noise.certainty`).
         kept: tokens per layer for the adaptive graph; None runs the dense graph, which observes nothing.
+        unconditional: what the unconditional rows do; once they are gone they stay away.
     """
 
     noise: np.ndarray
@@ -58,6 +62,7 @@ class Controls:
     temperature: float
     certain: float
     kept: tuple[int, ...] | None
+    unconditional: Unconditional = "full"
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,9 @@ class Backend(ABC):
         model: facts of the model.
         grids: token grid of every scale.
         constants: tables of `toprovar.models.geometry.scale_constants`, ``unconditional`` features
-            [T, channels], and ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads].
+            [T, channels], ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads], and for the
+            restoration ``cached`` ``restore_rows.FROM.TO`` and ``restore_columns.FROM.TO``.
+        pruning: what the plan fixes of the graphs.
 
     Raises:
         ArtefactError: the tables are of another schedule.
@@ -91,11 +98,16 @@ class Backend(ABC):
     name: str
 
     def __init__(
-        self, model: ModelRecord, grids: Sequence[tuple[int, int]], constants: Mapping[str, np.ndarray]
+        self,
+        model: ModelRecord,
+        grids: Sequence[tuple[int, int]],
+        constants: Mapping[str, np.ndarray],
+        pruning: Pruning = Pruning(),  # noqa: B008  frozen
     ) -> None:
         self.model = model
         self.grids = tuple(grids)
         self.constants = constants
+        self.pruning = pruning
         for scale, (height, width) in enumerate(self.grids):
             tables = [constants.get(f"carry_{axis}.{scale}") for axis in ("rows", "columns")]
             found = [None if table is None else table.shape[1] for table in tables]
@@ -153,9 +165,13 @@ class Backend(ABC):
         tensors = self.prepare_impl(features, mask)
         tensors |= dict.fromkeys(signature.cache_names(model.layers, "past"), empty)
         tensors["summed"] = self.from_host_impl(summed)
-        height, width = self.grids[0]
-        prior = np.zeros((len(texts), height * width), np.float32)
-        return State(tensors, len(texts), len(rows), 0, prior)
+        first = self.grids[0][0] * self.grids[0][1]
+        if self.pruning.reuses_guidance:
+            tensors["guidance_difference"] = self.from_host_impl(self._no_difference(len(texts), first))
+        if self.pruning.restoration == "cached":
+            nothing = self.from_host_impl(np.zeros((len(rows), first, model.width), np.float32))
+            tensors |= dict.fromkeys(signature.update_names(model.layers), nothing)
+        return State(tensors, len(texts), len(rows), 0, np.zeros((len(texts), first), np.float32))
 
     def step(self, state: State, controls: Controls) -> StepResult:
         """Runs the state's scale.
@@ -177,7 +193,20 @@ class Backend(ABC):
             raise BackendError(
                 f"kept counts {kept}; expected {self.model.layers} from 0 to {tokens}", "take them from a plan"
             )
+        if controls.unconditional != "full" and state.rows > state.images:
+            state = self._without_unconditional(state)
         return self.step_impl(state, controls)
+
+    def _without_unconditional(self, state: State) -> State:
+        rows = list(range(state.images))
+        tensors = {
+            name: tensor if name in signature.PER_IMAGE else self.take_impl(tensor, rows)
+            for name, tensor in state.tensors.items()
+        }
+        return replace(state, tensors=tensors, rows=state.images)
+
+    def _no_difference(self, images: int, tokens: int) -> np.ndarray:
+        return np.zeros((images, tokens, self.model.code_bits, 2), np.float32)
 
     def select(self, state: State, images: Sequence[int]) -> State:
         """The same generation with some of its images only, in the given order.
@@ -193,10 +222,11 @@ class Backend(ABC):
         if state.rows > state.images:
             rows += [state.images + image for image in images]
         picked = {
-            name: self.take_impl(tensor, list(images) if name == "summed" else rows)
+            name: self.take_impl(tensor, list(images) if name in signature.PER_IMAGE else rows)
             for name, tensor in state.tensors.items()
         }
-        return State(picked, len(images), len(rows), state.scale, state.prior[list(images)])
+        prior = state.prior[list(images)]
+        return replace(state, tensors=picked, images=len(images), rows=len(rows), prior=prior)
 
     def decode(self, state: State) -> np.ndarray:
         """The images, float32 [B, 3, height, width] in [-1, 1]."""
@@ -217,6 +247,8 @@ class Backend(ABC):
             "unconditional_rows": conditional + (state.rows - state.images),
             "image_of_row": np.arange(state.rows) % state.images,
         }
+        if self.pruning.reuses_guidance and controls.unconditional != "reused":
+            given["guidance_difference"] = self._no_difference(state.images, controls.noise.shape[1])
         if controls.kept is not None:
             if not any(controls.kept):
                 # Codes resized by a matrix of zeros add nothing: no graph need know of scales that are left out.
@@ -228,21 +260,43 @@ class Backend(ABC):
                 "entropy_mean": self.constants["entropy_mean"][scale],
                 "entropy_deviation": self.constants["entropy_deviation"][scale],
             }
+            if self.pruning.restoration == "cached":
+                for name in ("restore_rows", "restore_columns"):
+                    given[name] = self.constants[f"{name}.{state.updated_scale}.{scale}"]
         return given
 
-    def collect(self, state: State, outputs: Mapping[str, Any], to_host: Callable[[Any], np.ndarray]) -> StepResult:
+    def updates(self, state: State, controls: Controls) -> bool:
+        """Whether a step's updates are to be cached: where the adaptive graph ran dense."""
+        height, width = self.grids[state.scale]
+        dense = (height * width,) * self.model.layers
+        return self.pruning.restoration == "cached" and controls.kept == dense
+
+    def collect(
+        self,
+        state: State,
+        controls: Controls,
+        outputs: Mapping[str, Any],
+        to_host: Callable[[Any], np.ndarray],
+    ) -> StepResult:
         """A step's outputs by name as its result: caches and sums stay where they are."""
         layers = self.model.layers
         tensors = dict(state.tensors) | {"x": outputs["next_x"], "summed": outputs["next_summed"]}
         past, present = signature.cache_names(layers, "past"), signature.cache_names(layers, "present")
         tensors |= {name: outputs[new] for name, new in zip(past, present, strict=True)}
+        if self.pruning.reuses_guidance:
+            tensors["guidance_difference"] = outputs["next_guidance_difference"]
+        updated_scale = state.updated_scale
+        if self.updates(state, controls):
+            updated_scale = state.scale
+            new = signature.update_names(layers, "new_update")
+            tensors |= dict(zip(signature.update_names(layers), (outputs[name] for name in new), strict=True))
         entropy = to_host(outputs["entropy"]) if "entropy" in outputs else None
         if "next_prior" in outputs:
             prior = to_host(outputs["next_prior"])
         else:
             height, width = self.grids[min(state.scale + 1, len(self.grids) - 1)]
             prior = np.zeros((state.images, height * width), np.float32)
-        following = State(tensors, state.images, state.rows, state.scale + 1, prior)
+        following = State(tensors, state.images, state.rows, state.scale + 1, prior, updated_scale)
         return StepResult(following, to_host(outputs["bits"]), entropy)
 
     @abstractmethod

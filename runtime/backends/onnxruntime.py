@@ -15,6 +15,7 @@ from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError
 from toprovar.manifest import ModelRecord
+from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend"]
@@ -25,6 +26,7 @@ class OnnxRuntimeBackend(Backend):
 
     Args:
         folder: the deployment's ``graphs`` folder.
+        pruning: what its graphs were made for.
         threads: threads of an operator; None for every logical core that this process may use.
     """
 
@@ -36,9 +38,10 @@ class OnnxRuntimeBackend(Backend):
         grids: Sequence[tuple[int, int]],
         constants: Mapping[str, np.ndarray],
         folder: Path,
+        pruning: Pruning = Pruning(),  # noqa: B008  frozen
         threads: int | None = None,
     ) -> None:
-        super().__init__(model, grids, constants)
+        super().__init__(model, grids, constants, pruning)
         self._folder = folder
         # ONNX Runtime's own default is a thread for each physical core, half of what most clouds rent out.
         self._threads = threads or _usable_cores()
@@ -50,7 +53,7 @@ class OnnxRuntimeBackend(Backend):
         del source
         grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
         graphs = deployment.folder / "graphs"
-        return cls(deployment.manifest.model, grids, load_constants(graphs), graphs)
+        return cls(deployment.manifest.model, grids, load_constants(graphs), graphs, deployment.plan.pruning)
 
     @staticmethod
     def check_available() -> str:
@@ -75,14 +78,16 @@ class OnnxRuntimeBackend(Backend):
                 raise BackendError(f"{path.name} cannot be loaded ({reason})", "compile the model again") from error
         return self._sessions[graph]
 
-    def _run(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, ort.OrtValue]:
+    def _run(self, graph: str, feeds: Mapping[str, Any], unwanted: Sequence[str] = ()) -> dict[str, ort.OrtValue]:
         session = self._session(graph)
         values = {
             name: value if isinstance(value, ort.OrtValue) else ort.OrtValue.ortvalue_from_numpy(value)
             for name, value in feeds.items()
         }
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run_with_ort_values(names, values), strict=True))
+        names = [output.name for output in session.get_outputs() if output.name not in unwanted]
+        options = ort.RunOptions()
+        options.only_execute_path_to_fetches = bool(unwanted)
+        return dict(zip(names, session.run_with_ort_values(names, values, options), strict=True))
 
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
         """Runs ``text``."""
@@ -95,11 +100,11 @@ class OnnxRuntimeBackend(Backend):
     def step_impl(self, state: State, controls: Controls) -> StepResult:
         """Runs ``dense`` or ``adaptive``."""
         graph = "dense" if controls.kept is None else "adaptive"
-        layers = self.model.layers
-        names = signature.step(layers, adaptive=controls.kept is not None).inputs
+        names = signature.step(self.model.layers, controls.kept is not None, self.pruning).inputs
         given = {**state.tensors, **self.step_inputs(state, controls)}
-        outputs = self._run(graph, {name: given[name] for name in names})
-        return self.collect(state, outputs, lambda value: value.numpy())
+        updates = () if self.updates(state, controls) else signature.update_names(self.model.layers, "new_update")
+        outputs = self._run(graph, {name: given[name] for name in names}, updates)
+        return self.collect(state, controls, outputs, lambda value: value.numpy())
 
     def decode_impl(self, summed: Any) -> np.ndarray:
         """Runs ``decode``."""

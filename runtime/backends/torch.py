@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from toprovar.manifest import ModelRecord
 from toprovar.models.loader import LoadedModel, load_model
 from toprovar.models.observer import Observer
 from toprovar.models.step import Decode, Prompt, ScaleStep
+from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -37,7 +39,7 @@ class TorchBackend(Backend):
 
     Args:
         loaded: the model.
-        observers: layers whose entropy the adaptive step measures.
+        pruning: what the plan fixes of the adaptive step.
         observer: watches every layer of the dense step, all of which then measure entropy.
         device: where to run.
         encode: text encoder to use where the model brings none.
@@ -54,22 +56,22 @@ class TorchBackend(Backend):
         grids: Sequence[tuple[int, int]],
         constants: Mapping[str, np.ndarray],
         loaded: LoadedModel,
-        observers: Sequence[int] = (),
+        pruning: Pruning = Pruning(),  # noqa: B008  frozen
         observer: Observer | None = None,
         device: str | torch.device = "cpu",
         encode: Encode | None = None,
     ) -> None:
-        super().__init__(model, grids, constants)
+        super().__init__(model, grids, constants, pruning)
         self.tap: Tap | None = None
         self._device = torch.device(device)
         self._text = loaded.text
         self._encode = encode
         backbone = loaded.backbone.to(self._device)
         common = (backbone, loaded.patchify, model.guidance_layers)
-        watched = range(model.layers) if observer else ()
+        watched = tuple(range(model.layers)) if observer else ()
         self._prompt = Prompt(backbone)
-        self._dense = ScaleStep(*common, observers=watched, observer=observer)
-        self._adaptive = ScaleStep(*common, observers=observers, adaptive=True)
+        self._dense = ScaleStep(*common, dataclasses.replace(pruning, observers=watched), observer=observer)
+        self._adaptive = ScaleStep(*common, pruning, adaptive=True)
         self._decode = Decode(loaded.vae.to(self._device))
 
     @classmethod
@@ -103,7 +105,7 @@ class TorchBackend(Backend):
         encode: Encode | None = None
         if loaded.text is None and _TEXT_GRAPH in deployment.manifest.files:
             encode = OnnxRuntimeBackend.open(deployment).encode_text_impl
-        return cls(model, grids, constants, loaded, deployment.plan.ranking.observers, device=device, encode=encode)
+        return cls(model, grids, constants, loaded, deployment.plan.pruning, device=device, encode=encode)
 
     @staticmethod
     def check_available() -> str:
@@ -135,7 +137,7 @@ class TorchBackend(Backend):
         graph, module = ("dense", self._dense) if controls.kept is None else ("adaptive", self._adaptive)
         given = {**state.tensors, **self.step_inputs(state, controls)}
         outputs = self._call(graph, state.scale, module, {name: given[name] for name in module.signature.inputs})
-        return self.collect(state, dict(zip(module.signature.outputs, outputs, strict=True)), _to_host)
+        return self.collect(state, controls, dict(zip(module.signature.outputs, outputs, strict=True)), _to_host)
 
     @torch.inference_mode()
     def decode_impl(self, summed: Any) -> np.ndarray:

@@ -20,13 +20,16 @@ from toprovar.compiler.trace import trace_graph
 from toprovar.compiler.verify import Case, GraphVerifier
 from toprovar.compiler.weights import save_graphs
 from toprovar.errors import BackendError
+from toprovar.manifest import ModelRecord
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.loader import Defaults, LoadedModel, guidance_layers
 from toprovar.pipeline import constants_of
-from toprovar.plan import Ranking
+from toprovar.plan import Ranking, SparsityPlan
+from toprovar.pruning import Pruning
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
+from toprovar.signature import Signature
 
 from ..tiny_nano import with_kept
 
@@ -46,44 +49,66 @@ def make_model(patchify: bool) -> LoadedModel:
     return LoadedModel("infinity", "tiny", "0" * 64, *pair, patchify, None, Defaults(3.0, 1.0), "0.06M")
 
 
-def compile_adaptive(
-    loaded: LoadedModel, insertion: Sequence[int], observers: tuple[int, ...], folder: Path
-) -> tuple[list[Case], dict[str, object]]:
-    """Exports the adaptive graph and records what it is called with in two sparse generations."""
-    record = loaded.record(GRIDS, guidance_layers(insertion, DEPTH))
-    table = (((0.8,) * HEADS,) * len(observers),) * len(GRIDS)
-    ranking = Ranking("previous_scale", observers, table, table) if observers else Ranking("none")
-    base = dense_plan(GRIDS, Task(record, 1.0, 4))
+def make_plan(record: ModelRecord, pruning: Pruning) -> SparsityPlan:
+    """Half of the tokens in the second layer, or without a selector the first layer left out at the last scale."""
+    table = (((0.8,) * HEADS,) * len(pruning.observers),) * len(GRIDS) if pruning.observers else ()
+    sorts = pruning.selector != "none"
     plan = with_kept(
-        dataclasses.replace(base, ranking=ranking),
-        lambda s, t: (t, t if not s or not observers else t // 2) if s < 3 or observers else (0, t),
+        dataclasses.replace(
+            dense_plan(GRIDS, Task(record, 1.0, 4)),
+            ranking=Ranking(pruning.selector, pruning.observers, table, table),
+            restoration=pruning.restoration,
+        ),
+        lambda s, t: (t, t // 2 if s else t) if sorts else (t if s < 3 else 0, t),
     )
-    modules = build_modules(loaded, record, observers)
-    module, contract = modules["adaptive"]
-    graph = export_graph(trace_graph("adaptive", module, contract, record, len(observers), CHANNELS), plan)
-    save_graphs([graph], folder)
-    assert build_for_onnxruntime(folder, ["adaptive"]).keys() == {"onnxruntime"}
+    late = "reused" if pruning.reuses_guidance else "full"
+    scales = (dataclasses.replace(one, unconditional=late if s > 1 else "full") for s, one in enumerate(plan.scales))
+    return dataclasses.replace(plan, scales=tuple(scales))
+
+
+def compile_steps(
+    loaded: LoadedModel, insertion: Sequence[int], pruning: Pruning, folder: Path
+) -> tuple[list[Case], dict[str, tuple[nn.Module, Signature]]]:
+    """Exports the two steps and records what they are called with in sparse generations."""
+    record = loaded.record(GRIDS, guidance_layers(insertion, DEPTH))
+    plan = make_plan(record, pruning)
+    assert plan.pruning == pruning
+    modules = build_modules(loaded, record, pruning)
+    names = ["dense", "adaptive"]
+    graphs = [
+        export_graph(trace_graph(name, *modules[name], record, len(pruning.observers), CHANNELS), plan)
+        for name in names
+    ]
+    save_graphs(graphs, folder)
+    assert build_for_onnxruntime(folder, names).keys() == {"onnxruntime"}
     cases: list[Case] = []
-    backend = TorchBackend(record, GRIDS, constants_of(loaded, GRIDS, plan.ranking), loaded, observers)
+    constants = constants_of(loaded, GRIDS, plan.ranking, plan.restoration)
+    backend = TorchBackend(record, GRIDS, constants, loaded, pruning)
     backend.tap = lambda *call: cases.append(Case(*call))
     session = Session(backend, plan, loaded.sampling(len(GRIDS)), None)
     rng = np.random.default_rng(0)
     for tokens, guidance in ((1, 3.0), (5, 1.0)):
         session(rng.normal(size=(tokens, CHANNELS)).astype(np.float32), guidance_scale=guidance)
-    return [case for case in cases if case.graph == "adaptive"], modules
+    return [case for case in cases if case.graph in names], modules
 
 
 @pytest.mark.parametrize(
-    ("patchify", "insertion", "observers"),
-    [(True, (0, -1), (1,)), (False, (-1,), (0, 1)), (False, (0,), ())],
-    ids=["patchify, guided twice", "guided in a layer, two observers", "nothing observed"],
+    ("patchify", "insertion", "pruning"),
+    [
+        (True, (0, -1), Pruning("previous_scale", (1,))),
+        (False, (-1,), Pruning("own_scale", (0, 1))),
+        (False, (0,), Pruning()),
+        (True, (0,), Pruning("random", restoration="blank", reuses_guidance=True)),
+        (False, (0,), Pruning("both_scales", (0,), "cached")),
+    ],
+    ids=["patchify, guided twice", "guided in a layer", "unsorted", "blank, guidance reused", "cached"],
 )
 def test_onnxruntime_agrees_with_torch(
-    patchify: bool, insertion: tuple[int, ...], observers: tuple[int, ...], tmp_path: Path
+    patchify: bool, insertion: tuple[int, ...], pruning: Pruning, tmp_path: Path
 ) -> None:
-    cases, modules = compile_adaptive(make_model(patchify), insertion, observers, tmp_path)
-    assert len(cases) >= (4 if observers else 3)
-    verifier = GraphVerifier(tmp_path, modules)  # type: ignore[arg-type]
+    cases, modules = compile_steps(make_model(patchify), insertion, pruning, tmp_path)
+    assert [case.graph for case in cases].count("adaptive") >= (4 if pruning.selector != "none" else 2)
+    verifier = GraphVerifier(tmp_path, modules)
     checks = [verifier.check(case) for case in cases]
     assert [check.failures for check in checks] == [()] * len(cases)
     assert max(check.worst for check in checks) < 1e-4

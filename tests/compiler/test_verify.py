@@ -31,7 +31,7 @@ def torch_session(compiled: Compiled, weights: Path) -> Iterator[Session]:
 @pytest.fixture(scope="module")
 def modules(torch_session: Session, weights: Path) -> Modules:
     with as_nano(weights):
-        return build_modules(load_model("nano"), torch_session.backend.model, torch_session.plan.ranking.observers)
+        return build_modules(load_model("nano"), torch_session.backend.model, torch_session.plan.pruning)
 
 
 @pytest.fixture(scope="module")

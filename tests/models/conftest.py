@@ -137,8 +137,8 @@ def _generate(
         "temperature": torch.tensor(temperature),
         "certain": torch.tensor(certain),
         "prior": torch.zeros(images, 1),
-        "entropy_mean": torch.full((len(step.observers), config.heads), 0.9),
-        "entropy_deviation": torch.full((len(step.observers), config.heads), 0.1),
+        "entropy_mean": torch.full((len(step.pruning.observers), config.heads), 0.9),
+        "entropy_deviation": torch.full((len(step.pruning.observers), config.heads), 0.1),
     }
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     result = Generation([], [])
@@ -151,8 +151,7 @@ def _generate(
             given["order"] = order(tokens)
             counts = [tokens] * config.depth if kept is None else kept(scale, tokens)
             given["kept"] = torch.tensor(counts)
-        hidden, _, _ = step.run_blocks(given)
-        result.logits.append(step.guided_logits(hidden, given))
+        result.logits.append(step.guided_logits(step.run_blocks(given).hidden, given))
         outputs = dict(zip(step.signature.outputs, step(*(given[name] for name in step.signature.inputs)), strict=True))
         if forced is not None:
             outputs["next_x"], outputs["next_summed"] = step.advance(forced[scale], given)

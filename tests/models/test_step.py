@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from toprovar.models.bsq_vae import codes_from_bits
 from toprovar.models.infinity import Infinity
 from toprovar.models.step import ScaleStep, sample_bits
+from toprovar.pruning import Pruning
 from toprovar.runtime.noise import certainty
 
 Generate = Callable[..., Any]
 DEPTH = 4
-OBSERVERS = (1, 3)
+PRUNING = Pruning("previous_scale", (1, 3))
 
 
 def text(rows: int, seed: int = 5) -> tuple[Tensor, Tensor]:
@@ -41,7 +42,7 @@ def dense(backbone: Infinity) -> ScaleStep:
 
 @pytest.fixture(scope="module")
 def adaptive(backbone: Infinity) -> ScaleStep:
-    return ScaleStep(backbone, False, (DEPTH,), OBSERVERS, adaptive=True)
+    return ScaleStep(backbone, False, (DEPTH,), PRUNING, adaptive=True)
 
 
 def assert_same(one: Any, other: Any, atol: float = 3e-5) -> None:
@@ -66,7 +67,7 @@ def test_with_everything_kept_the_adaptive_step_is_the_dense_one(
 def test_a_layer_that_keeps_nothing_is_left_out(make_backbone: Callable[..., Infinity], generate: Generate) -> None:
     whole, without = make_backbone(chunks=1), make_backbone(chunks=1)
     del without.blocks[2]
-    adaptive = ScaleStep(whole, False, (DEPTH,), OBSERVERS, adaptive=True)
+    adaptive = ScaleStep(whole, False, (DEPTH,), PRUNING, adaptive=True)
     actual = generate(adaptive, *text(1), order=identity(1), kept=lambda _, tokens: [tokens, tokens, 0, tokens])
     without.config = type(without.config)(**{**vars(without.config), "depth": 3})
     expected = generate(ScaleStep(without, False, (3,)), *text(1))

@@ -58,11 +58,11 @@ LATE = {3: (8, 8), 4: (8, 16)}
         (LATE, RULE, 3, "..dss"),
         (LATE, RULE, 4, "...ds"),
         ({4: (8, 8)}, None, 4, "...ds"),
-        # from the depth on every scale hands its ranking on, sparse or not
-        (LATE, None, 0, "dddss"),
-        ({4: (8, 8)}, RULE, 2, ".ddds"),
-        ({1: (2, 2)}, None, 0, "dsdd."),
-        ({1: (0, 4)}, None, 0, "dsdd."),
+        # a scale observes if the next one is pruned, and only then
+        (LATE, None, 0, "..dss"),
+        ({4: (8, 8)}, RULE, 2, "...ds"),
+        ({1: (2, 2)}, None, 0, "ds..."),
+        ({1: (0, 4)}, None, 0, "ds..."),
     ],
 )
 def test_which_graph(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toprovar.errors import ArtefactError
+from toprovar.extensions import SELECTORS
 from toprovar.plan import DepthRule, PlanCost, Ranking, ScalePlan, SparsityPlan
 
 RULE = DepthRule("low_entropy_ratio", 1, -0.5, (0.25, 0.5), (2, 3, 3))
@@ -64,11 +65,11 @@ def test_depth_is_monotone(thresholds: list[float], falling: bool, data: st.Data
         (lambda: ScalePlan(2, 2, (4, True)), "kept[1]: expected an integer, got true"),
         (
             lambda: ScalePlan(2, 2, (4,), "skip"),  # type: ignore[arg-type]
-            "unconditional: expected 'full', got 'skip'",
+            "unconditional: expected one of 'full', 'reused', 'omitted', got 'skip'",
         ),
         (
-            lambda: Ranking("entropy"),  # type: ignore[arg-type]
-            "source: expected one of 'previous_scale', 'none', got 'entropy'",
+            lambda: Ranking("entropy"),
+            f"selector: expected one of {', '.join(SELECTORS.names())}, none, got 'entropy'",
         ),
         (
             lambda: Ranking("previous_scale"),
@@ -138,8 +139,18 @@ def test_a_part_that_does_not_fit_is_refused(make: Callable[[], object], message
     [
         (lambda plan: {"scales": ()}, "scales: expected a scale at least, got a list of 0"),
         (lambda plan: {"model_sha256": "0"}, "model_sha256: expected 64 hexadecimal digits, got '0'"),
-        (lambda plan: {"restoration": "cached"}, "restoration: expected 'identity', got 'cached'"),
-        (lambda plan: {"schema_version": 2}, "schema_version: expected 1, got 2"),
+        (
+            lambda plan: {"restoration": "zero"},
+            "restoration: expected one of 'identity', 'cached', 'blank', got 'zero'",
+        ),
+        (lambda plan: {"schema_version": 1}, "schema_version: expected 2, got 1"),
+        (
+            lambda plan: {
+                "scales": (*plan.scales[:1], replace(plan.scales[1], unconditional="omitted"), plan.scales[2])
+            },
+            "scales[2].unconditional: expected reused or omitted, as the scale before is omitted and leaves no keys, "
+            "got 'full'",
+        ),
         (
             lambda plan: {"scales": (*plan.scales[:2], replace(plan.scales[2], kept=(1, 2)))},
             "scales[2].kept: expected one entry for each layer (3), got a list of 2",
@@ -149,7 +160,7 @@ def test_a_part_that_does_not_fit_is_refused(make: Callable[[], object], message
             "scales[0].kept[2]: expected 0 or 4 at the first scale, got 3",
         ),
         (
-            lambda plan: {"ranking": replace(plan.ranking, source="none")},
+            lambda plan: {"ranking": replace(plan.ranking, selector="none")},
             "scales[1].kept[2]: expected 0 or 4 without a ranking, got 3",
         ),
         (
