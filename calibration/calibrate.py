@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from toprovar.calibration.depth_rule import LOW_BELOW
+from toprovar.calibration.fold import Fold
+from toprovar.calibration.journal import Journal
+from toprovar.calibration.prompt_table import PromptTableWriter
+from toprovar.calibration.prompts import prompts_digest
 from toprovar.calibration.ranking import entropy_ranking
-from toprovar.calibration.recorder import EntropyRecorder
+from toprovar.calibration.recording import Observation, Recording
+from toprovar.calibration.sensitivity import SensitivityRecord, with_sensitivity
 from toprovar.errors import UsageError
 from toprovar.manifest import ModelRecord
 from toprovar.plan import Ranking
 from toprovar.stats import CalibrationStats, PromptStats
 
-__all__ = ["calibrate", "prompts_digest"]
+__all__ = ["calibrate"]
 
-Generate = Callable[[str, int], object]
-"""Generates an image densely, with the recorder attached: (prompt, seed)."""
+Measure = Callable[[str, int], Recording]
+"""Generates an image densely and returns what it showed: (prompt, seed)."""
 
-Observe = Callable[[str, int], Sequence[np.ndarray]]
-"""Generates an image densely and returns the standardised entropy map [tokens] of every scale."""
+
+class ObservedScale(Protocol):
+    """What a deployment sees of one scale."""
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """Standardised entropy of every token, [tokens]."""
+
+    @property
+    def high_frequency(self) -> float:
+        """Mean change that the scale makes to the edges of the picture."""
+
+
+Observe = Callable[[str, int], Sequence[ObservedScale]]
+"""Generates an image densely and returns what was seen of every scale."""
+
+Probe = Callable[[str, int], SensitivityRecord]
+"""Generates an image densely and tries every layer of its late scales."""
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, done, total)."""
+"""Told (stage, done, total), once at a stage's beginning and then after every prompt."""
 
+_Entry = TypeVar("_Entry")
 
-def prompts_digest(prompts: Sequence[str]) -> str:
-    """SHA-256 of a prompt set, in its order."""
-    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+_PROBED = 4
+"""Prompts that sensitivities are measured with: a mean over thousands of bits each, and dear."""
 
 
 def calibrate(
@@ -38,58 +63,147 @@ def calibrate(
     schedule: Sequence[tuple[int, int]],
     prompts: Sequence[str],
     seed: int,
-    recorder: EntropyRecorder,
-    generate: Generate,
+    measure: Measure,
     observe: Callable[[Ranking], Observe],
     progress: Progress,
+    journal: Journal,
+    table: Path,
+    probe: Callable[[Ranking], Probe] | None = None,
+    probed_with: str = "",
 ) -> CalibrationStats:
-    """Two passes over the prompts.
+    """Two passes over the prompts, and a third over some of them.
 
     The first measures every layer. The second, with the moments of the first, measures what a deployment
-    will: the share of low-entropy tokens of each prompt at each scale.
+    will: the share of low-entropy tokens of each prompt at each scale. The third measures what pruning does.
+    What the journal holds is not measured again, and the result is the same to the last bit, times apart.
 
     Args:
         model: facts of the model.
         schedule: token grid of every scale.
         prompts: calibration prompts.
         seed: prompt i is drawn with seed + i.
-        recorder: watches `generate`.
-        generate: first pass.
+        measure: first pass.
         observe: makes the second pass's function for a ranking.
-        progress: told after every prompt.
+        progress: told how far it is.
+        journal: what an earlier, interrupted run has finished, and where this one keeps what it finishes.
+        table: where the first pass's measurements prompt by prompt are written
+            (`toprovar.calibration.prompt_table`).
+        probe: makes the third pass's function for a ranking; None leaves sensitivities unmeasured.
+        probed_with: what else that function depends on.
 
     Raises:
         UsageError: no prompts.
+        ArtefactError: the table cannot be written.
     """
     if not prompts:
         raise UsageError("no calibration prompts; expected one a line", "give a file that holds some with --prompts")
-    seconds: dict[str, float] = {}
-    started = time.perf_counter()
-    for index, prompt in enumerate(prompts):
-        generate(prompt, seed + index)
-        progress("calibrate", index + 1, len(prompts))
-    seconds["entropy and principal components"] = time.perf_counter() - started
+    run = _Run(tuple(prompts), seed, journal, progress, range(len(prompts)))
+    grids = tuple((height, width) for height, width in schedule)
+    seconds = dict.fromkeys(("generation", "entropy", "principal components", "observation"), 0.0)
 
-    def gathered(observed: tuple[PromptStats, ...]) -> CalibrationStats:
-        return CalibrationStats(
-            model_sha256=model.sha256,
-            prompts_sha256=prompts_digest(prompts),
-            seed=seed,
-            schedule=tuple((height, width) for height, width in schedule),
-            layers=model.layers,
-            heads=model.heads,
-            scales=recorder.scales(),
-            prompts=observed,
-            seconds=seconds,
+    def timed(prompt: str, own: int) -> Recording:
+        started = time.perf_counter()
+        recording = measure(prompt, own)
+        elapsed = time.perf_counter() - started
+        watching = recording.entropy_seconds + recording.principal_component_seconds
+        return dataclasses.replace(recording, generation_seconds=max(elapsed - watching, 0.0))
+
+    fold = Fold(grids, model.layers, model.heads)
+    entropy_means: list[tuple[float, ...]] = []
+    with PromptTableWriter(table, len(prompts), len(grids), model.layers, model.heads) as rows:
+        for recording in run.entries("calibrate", "calibration", Recording, timed):
+            fold.add(recording)
+            rows.add(recording)
+            entropy_means.append(_entropy_mean(recording, grids))
+            seconds["generation"] += recording.generation_seconds
+            seconds["entropy"] += recording.entropy_seconds
+            seconds["principal components"] += recording.principal_component_seconds
+    first = CalibrationStats(
+        model_sha256=model.sha256,
+        prompts_sha256=prompts_digest(prompts),
+        seed=seed,
+        schedule=grids,
+        layers=model.layers,
+        heads=model.heads,
+        scales=fold.scales(),
+        prompts=(),
+        seconds=seconds,
+    )
+    ranking = entropy_ranking(first)
+    watch = observe(ranking)
+
+    def observed(prompt: str, own: int) -> Observation:
+        started = time.perf_counter()
+        seen = watch(prompt, own)
+        ratios = np.array([float((scale.entropy < LOW_BELOW).mean()) for scale in seen])
+        changes = np.array([scale.high_frequency for scale in seen])
+        return Observation(ratios, changes, time.perf_counter() - started)
+
+    basis = hashlib.sha256(f"{LOW_BELOW} {ranking.to_json()}".encode()).hexdigest()
+    measured: list[PromptStats] = []
+    for observation in run.entries("observe", "observation", Observation, observed, basis):
+        index = len(measured)
+        ratios, changes = (
+            tuple(values.tolist()) for values in (observation.low_entropy_ratio, observation.high_frequency)
         )
+        measured.append(PromptStats(prompts[index], seed + index, entropy_means[index], ratios, changes))
+        seconds["observation"] += observation.seconds
+    stats = dataclasses.replace(first, prompts=tuple(measured), seconds=seconds)
+    if probe is None:
+        return stats
+    tried = probe(ranking)
 
-    watch = observe(entropy_ranking(gathered(())))
-    started = time.perf_counter()
-    observed = []
-    for index, prompt in enumerate(prompts):
-        maps = watch(prompt, seed + index)
-        ratios = tuple(float((entropy < LOW_BELOW).mean()) for entropy in maps)
-        observed.append(PromptStats(prompt, ratios))
-        progress("observe", index + 1, len(prompts))
-    seconds["low-entropy ratios"] = time.perf_counter() - started
-    return gathered(tuple(observed))
+    def probed(prompt: str, own: int) -> SensitivityRecord:
+        started = time.perf_counter()
+        record = tried(prompt, own)
+        return dataclasses.replace(record, seconds=time.perf_counter() - started)
+
+    records = list(run.some(_PROBED).entries("probe", "sensitivity", SensitivityRecord, probed, f"{basis} {probed_with}"))
+    seconds["sensitivity"] = sum(float(record.seconds) for record in records)
+    return with_sensitivity(stats, records)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What both passes share."""
+
+    prompts: tuple[str, ...]
+    seed: int
+    journal: Journal
+    progress: Progress
+    indices: Sequence[int]
+
+    def some(self, count: int) -> _Run:
+        """The same with `count` prompts at most, spread over all."""
+        total = len(self.prompts)
+        chosen = [index * total // min(count, total) for index in range(min(count, total))]
+        return dataclasses.replace(self, indices=chosen)
+
+    def entries(
+        self, stage: str, name: str, kind: type[_Entry], make: Callable[[str, int], _Entry], basis: str = ""
+    ) -> Iterator[_Entry]:
+        """Every prompt's entry in order, from the journal where it has it; one at a time in memory."""
+        total = len(self.indices)
+        # The count must be right before the first is made, hence what is held is read twice.
+        held = {index: self.journal.load(kind, index, basis) is not None for index in self.indices}
+        done = sum(held.values())
+        if done:
+            self.journal.remark(f"resuming {name}: {done} of {total} prompts are done")
+        self.progress(stage, done, total)
+        for index in self.indices:
+            entry = self.journal.load(kind, index, basis) if held[index] else None
+            if entry is None:
+                entry = make(self.prompts[index], self.seed + index)
+                self.journal.store(entry, index, basis)
+            if not held[index]:
+                done += 1
+                self.progress(stage, done, total)
+            yield entry
+
+
+def _entropy_mean(recording: Recording, schedule: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """Mean over layers, heads and tokens of every scale."""
+    _, layers, heads = recording.entropy_sum.shape
+    tokens = np.array([height * width for height, width in schedule])
+    means = recording.entropy_sum.sum((1, 2)) / (tokens * layers * heads)
+    return tuple(np.clip(means, 0, 1).tolist())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from toprovar.cost import plan_cost
 from toprovar.manifest import ModelRecord
 from toprovar.plan import PlanCost, SparsityPlan
-from toprovar.pruning import Unconditional
+from toprovar.pruning import Restoration, Unconditional
 from toprovar.stats import CalibrationStats
 
 __all__ = ["Policy", "Task"]
@@ -48,9 +48,15 @@ class Task:
         return plan_cost(model.width, model.layers, model.code_bits, tokens, kept, self.text_tokens, rows)
 
 
-class Policy(Protocol):
-    """Decides a plan; deterministic."""
+class Policy(ABC):
+    """Decides a plan; deterministic. Its parameters are the fields of a frozen dataclass."""
 
+    @property
+    def probes(self) -> Restoration | None:
+        """The restoration with which sensitivities are to be measured; None if it reads none."""
+        return None
+
+    @abstractmethod
     def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
         """The plan for a task.
 

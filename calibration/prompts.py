@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from toprovar.errors import UsageError
 
-__all__ = ["GENERAL_PROMPTS", "read_prompts"]
+__all__ = ["GENERAL_PROMPTS", "prompts_digest", "read_prompts"]
 
 GENERAL_PROMPTS = (
     "a red apple on a wooden table, soft window light",
@@ -43,3 +45,8 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     if not prompts:
         raise UsageError(f"{path} holds no prompt; expected one a line", "write at least one, better sixteen")
     return prompts
+
+
+def prompts_digest(prompts: Sequence[str]) -> str:
+    """SHA-256 of a prompt set, in its order."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()

@@ -1,27 +1,34 @@
-"""Collects entropy and principal components of every scale and layer while a model generates.
+"""Measures entropy and principal components of every scale, layer and head while a model generates one image.
 
-Everything is a running sum, so that memory does not grow with the number of prompts.
+What is kept of a scale while it runs: the entropies of its layers and a bounded number of Gram matrices. When it
+ends, they become sums, counts and ratios, one call each for all layers and heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toprovar.calibration.principal_components import leading_ratio
+from toprovar.calibration.principal_components import centred_gram, leading_ratios
+from toprovar.calibration.recording import HISTOGRAM_BINS, Recording
 from toprovar.errors import CheckpointError
-from toprovar.stats import LayerStats, ScaleStats
 
-__all__ = ["HISTOGRAM_BINS", "EntropyRecorder"]
+__all__ = ["EntropyRecorder"]
 
-HISTOGRAM_BINS = 32
+_GRAM_BYTES = 256 << 20
+"""Gram matrices that wait for their eigenvalues, at most; 64 of width 720, or 8 of width 2048."""
 
 
 class EntropyRecorder:
-    """An observer of a dense step (`toprovar.models.observer.Observer`).
+    """An observer of a dense step (`toprovar.models.observer.Observer`), for one image at a time.
+
+    Of the rows it is shown, the first counts: the conditional one. A generation begins with scale 0, which
+    forgets what an earlier one left behind, and ends with `recording`.
 
     Args:
         schedule: token grid of every scale.
@@ -30,68 +37,125 @@ class EntropyRecorder:
     """
 
     def __init__(self, schedule: Sequence[tuple[int, int]], layers: int, heads: int) -> None:
-        self._schedule = tuple(schedule)
-        scales = len(self._schedule)
-        self._count = np.zeros((scales, layers))
-        self._sum = np.zeros((scales, layers, heads))
-        self._square = np.zeros((scales, layers, heads))
-        self._histogram = np.zeros((scales, layers, HISTOGRAM_BINS), dtype=np.int64)
-        self._ratio = np.zeros((scales, layers))
-        self._passes = np.zeros((scales, layers))
-        self._scale = 0
+        self._tokens = [height * width for height, width in schedule]
+        self._layers, self._heads = layers, heads
+        self._forget()
 
     def on_scale(self, scale: int) -> None:
-        """Notes which scale the following calls belong to."""
+        """Ends the scale before and begins another."""
+        if scale == 0:
+            self._forget()
+        else:
+            self._end_scale()
         self._scale = scale
 
     def on_attention(self, layer: int, entropy: Tensor) -> None:
-        """Adds relative entropy [R, H, K]; only the conditional rows, the first half, count."""
-        values = entropy[: max(len(entropy) // 2, 1)].double()
-        at = self._scale, layer
-        self._count[at] += values.shape[0] * values.shape[2]
-        self._sum[at] += values.sum((0, 2)).cpu().numpy()
-        self._square[at] += values.square().sum((0, 2)).cpu().numpy()
-        bins = (values.mean(1).flatten() * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
-        self._histogram[at] += torch.bincount(bins, minlength=HISTOGRAM_BINS).cpu().numpy()
+        """Takes relative entropy [R, H, K].
+
+        Raises:
+            ValueError: not every head and token of the scale is there.
+        """
+        expected = self._heads, self._tokens[self._scale]
+        if entropy.shape[1:] != expected:
+            raise ValueError(f"entropy of {tuple(entropy.shape[1:])} heads and tokens; expected {expected}")
+        with self._timed("entropy", entropy):
+            # a copy, since the step's memory may be used again before the scale ends
+            self._entropies[layer] = entropy[0].double()
 
     def on_hidden(self, layer: int, hidden: Tensor) -> None:
-        """Adds the principal-component ratio of the first row of [R, K, C].
+        """Takes the residual stream [R, K, C].
 
         Raises:
             CheckpointError: the model computes infinities or NaN.
         """
-        if not torch.isfinite(hidden[0]).all():
-            raise CheckpointError(
-                f"layer {layer} computes numbers that are not finite at scale {self._scale}; expected a trained model",
-                "give another checkpoint",
-            )
-        at = self._scale, layer
-        self._ratio[at] += leading_ratio(hidden[0])
-        self._passes[at] += 1
+        with self._timed("components", hidden):
+            gram, energy = centred_gram(hidden[0])
+            if not torch.isfinite(energy):
+                raise self._not_finite(f"layer {layer}")
+            self._grams[layer] = gram, energy
+            if gram.nbytes * (len(self._grams) + 1) > _GRAM_BYTES:
+                self._solve()
 
-    def scales(self) -> tuple[ScaleStats, ...]:
-        """The measurements so far.
+    def recording(self) -> Recording:
+        """What the generation showed, which is then forgotten.
 
         Raises:
             ValueError: a scale or layer was never seen.
+            CheckpointError: the model computes infinities or NaN.
         """
-        if not self._count.all():
-            raise ValueError("not every scale and layer was observed; run at least one generation")
-        mean = self._sum / self._count[..., None]
-        deviation = np.sqrt(np.maximum(self._square / self._count[..., None] - mean**2, 0))
-        ratio = self._ratio / self._passes
-        keys, result = 0, []
-        for scale, (height, width) in enumerate(self._schedule):
-            keys += height * width
-            layers = tuple(
-                LayerStats(
-                    entropy_mean=tuple(np.clip(mean[scale, layer], 0, 1).tolist()),
-                    entropy_deviation=tuple(deviation[scale, layer].tolist()),
-                    histogram=tuple(self._histogram[scale, layer].tolist()),
-                    principal_component_ratio=float(np.clip(ratio[scale, layer], 0, 1)),
-                    sensitivity=None,
-                )
-                for layer in range(self._count.shape[1])
-            )
-            result.append(ScaleStats(height, width, keys, layers))
-        return tuple(result)
+        self._end_scale()
+        if np.isnan(self._sum).any() or np.isnan(self._ratio).any():
+            raise ValueError("not every scale and layer was observed; run one whole dense generation")
+        result = Recording(
+            self._sum,
+            self._square,
+            self._histogram,
+            self._ratio,
+            entropy_seconds=self._seconds["entropy"],
+            principal_component_seconds=self._seconds["components"],
+        )
+        self._forget()
+        return result
+
+    def _forget(self) -> None:
+        shape = len(self._tokens), self._layers, self._heads
+        self._sum = np.full(shape, np.nan)
+        self._square = np.full(shape, np.nan)
+        self._histogram = np.zeros((*shape, HISTOGRAM_BINS), dtype=np.int32)
+        self._ratio = np.full(shape[:2], np.nan)
+        self._entropies: dict[int, Tensor] = {}
+        self._grams: dict[int, tuple[Tensor, Tensor]] = {}
+        self._seconds = {"entropy": 0.0, "components": 0.0}
+        self._scale = 0
+
+    def _end_scale(self) -> None:
+        if self._entropies:
+            with self._timed("entropy", next(iter(self._entropies.values()))):
+                self._count()
+        if self._grams:
+            with self._timed("components", next(iter(self._grams.values()))[0]):
+                self._solve()
+
+    def _count(self) -> None:
+        """Sums and histograms of all layers of the scale at once."""
+        layers = list(self._entropies)
+        # Rounding may lead a hair out of the range that entropies are defined to have; NaN stays.
+        values = torch.stack(list(self._entropies.values())).clamp(0, 1)
+        self._entropies.clear()
+        sums = values.sum(2).cpu().numpy()
+        if not np.isfinite(sums).all():
+            raise self._not_finite(f"attention of layer {layers[int(np.argmin(np.isfinite(sums).all(1)))]}")
+        self._sum[self._scale, layers] = sums
+        self._square[self._scale, layers] = values.square().sum(2).cpu().numpy()
+        bins = (values * HISTOGRAM_BINS).long().clamp_max(HISTOGRAM_BINS - 1)
+        rows = len(layers) * self._heads
+        bins += torch.arange(rows, device=bins.device).reshape(len(layers), -1, 1) * HISTOGRAM_BINS
+        counts = torch.bincount(bins.flatten(), minlength=rows * HISTOGRAM_BINS).cpu().numpy()
+        self._histogram[self._scale, layers] = counts.reshape(len(layers), self._heads, HISTOGRAM_BINS)
+
+    def _solve(self) -> None:
+        """Ratios of the layers whose Gram matrices wait."""
+        layers = list(self._grams)
+        grams, energies = zip(*self._grams.values(), strict=True)
+        self._grams.clear()
+        self._ratio[self._scale, layers] = leading_ratios(torch.stack(grams), torch.stack(energies)).cpu().numpy()
+
+    def _not_finite(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            f"{what} computes numbers that are not finite at scale {self._scale}; expected a trained model",
+            "give another checkpoint",
+        )
+
+    @contextlib.contextmanager
+    def _timed(self, part: str, tensor: Tensor) -> Iterator[None]:
+        _settle(tensor)
+        started = time.perf_counter()
+        yield
+        _settle(tensor)
+        self._seconds[part] += time.perf_counter() - started
+
+
+def _settle(tensor: Tensor) -> None:
+    """Waits for a GPU, so that what it still does is counted where it was asked for."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toprovar import signature
-from toprovar.extensions import SELECTORS
+from toprovar.extensions import RESTORATIONS, SELECTORS
 from toprovar.models.backbone import Backbone, Condition
 from toprovar.models.bsq_vae import BSQVAE, codes_from_bits
 from toprovar.models.observer import Observer
-from toprovar.models.restoration import Identity, make_restoration, rest
+from toprovar.models.restorations.base import Restoration, rest
 from toprovar.models.selectors.base import Selector
 from toprovar.models.tokens import SortedTokens, resize
 from toprovar.plugins.fae.torch_op import flash_attention_entropy
@@ -81,7 +81,7 @@ class Blocks(NamedTuple):
     scores: list[Tensor]
     carried: Tensor | None
     tokens: SortedTokens
-    restoration: Identity
+    restoration: Restoration
 
 
 class ScaleStep(nn.Module):
@@ -114,20 +114,27 @@ class ScaleStep(nn.Module):
         self.observer = observer
         self.signature = signature.step(backbone.config.depth, adaptive, pruning)
         self._select: type[Selector] = Selector if pruning.selector == "none" else SELECTORS.load(pruning.selector)
+        self._restore: type[Restoration] = RESTORATIONS.load(pruning.restoration)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Inputs to outputs of `signature.step`, both in order."""
-        given = dict(zip(self.signature.inputs, tensors, strict=True))
+        return self.compute(dict(zip(self.signature.inputs, tensors, strict=True)))[0]
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Outputs of `signature.step`, and the logits [B, L, d, 2] that the bits were drawn from."""
         blocks = self.run_blocks(given)
         logits = self.scaled_logits(blocks.hidden, given)
-        bits = sample_bits(self.guide(logits, given), given["noise"], given["certain"])
-        outputs = (bits, *self.advance(bits, given, blocks.restoration.drawn(blocks.tokens)))
+        guided = self.guide(logits, given)
+        bits = sample_bits(guided, given["noise"], given["certain"])
+        outputs: tuple[Tensor, ...] = (bits, *self.advance(bits, given, blocks.restoration.drawn(blocks.tokens)))
         if self.pruning.reuses_guidance:
             outputs += (self.carry_guidance(logits, given),)
         if self.adaptive:
             outputs += self.rank(blocks, given)
+            if self.pruning.carries_logits:
+                outputs += (_carry(guided, given),)
             outputs += blocks.restoration.outputs()
-        return (*outputs, *blocks.presents)
+        return (*outputs, *blocks.presents), guided
 
     def condition(self, given: dict[str, Tensor]) -> Condition:
         """The prompt's share of a step's inputs."""
@@ -164,7 +171,7 @@ class ScaleStep(nn.Module):
             return output
 
         selector = (self._select if self.adaptive else Selector)(self.backbone.config.depth, given)
-        restoration = make_restoration(self.pruning.restoration if self.adaptive else "identity", given)
+        restoration = (self._restore if self.adaptive else Restoration)(given)
         rows = given["conditional_rows"]
         tokens = self._start(selector, given)
         for layer, kept in enumerate(self._kept(given, tokens)):
@@ -204,7 +211,7 @@ class ScaleStep(nn.Module):
         depth, total = self.backbone.config.depth, tokens.x.shape[1]
         if not self.adaptive:
             return [total] * depth
-        kept = []
+        kept: list[int | torch.SymInt] = []
         for layer in range(depth):
             count = given["kept"][layer].item()
             torch._check(count >= 0)
@@ -248,10 +255,7 @@ class ScaleStep(nn.Module):
         Where there are no unconditional rows it is what was itself carried over.
         """
         difference = logits[given["conditional_rows"]] - logits[given["unconditional_rows"]]
-        difference = (difference + given["guidance_difference"]).flatten(2).transpose(1, 2)
-        grid = difference.unflatten(2, (given["carry_rows"].shape[1], -1))
-        carried = resize(grid, given["carry_rows"], given["carry_columns"]).flatten(2).transpose(1, 2)
-        return carried.unflatten(2, (-1, 2))
+        return _carry(difference + given["guidance_difference"], given)
 
     def advance(self, bits: Tensor, given: dict[str, Tensor], drawn: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Adds the codes of `bits` [B, L, d] to the sum and embeds the next scale's input.
@@ -299,7 +303,14 @@ class ScaleStep(nn.Module):
         return tokens.token_values(torch.cat([score, unseen], dim=1))
 
 
-def _sort(tokens: SortedTokens, restoration: Identity, values: Tensor | None) -> SortedTokens:
+def _carry(logits: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """Values [B, L, d, 2] on the next scale's grid, [B, L', d, 2]."""
+    grid = logits.flatten(2).transpose(1, 2).unflatten(2, (given["carry_rows"].shape[1], -1))
+    carried = resize(grid, given["carry_rows"], given["carry_columns"]).flatten(2).transpose(1, 2)
+    return carried.unflatten(2, (-1, 2))
+
+
+def _sort(tokens: SortedTokens, restoration: Restoration, values: Tensor | None) -> SortedTokens:
     if values is None:
         return tokens
     after = tokens.sort_by(values)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-__all__ = ["SortedTokens", "resize", "take"]
+__all__ = ["SortedTokens", "ascending", "resize", "take"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class SortedTokens:
         return self._moved(order, order)
 
     def sort_by(self, values: Tensor) -> SortedTokens:
-        """Sorted anew by values [B, L] of the tokens as they stand, lowest first."""
-        place = values.argsort(dim=1)
+        """Sorted anew by values [B, L] of the tokens as they stand, lowest first, equal ones as they stood."""
+        place = ascending(values)
         return self._moved(place, place if self.order is None else self.order.gather(1, place))
 
     def _moved(self, place: Tensor, order: Tensor) -> SortedTokens:
@@ -60,6 +61,12 @@ class SortedTokens:
     def token_values(self, values: Tensor) -> Tensor:
         """[B, L] in the working order to token order."""
         return values if self.order is None else values.gather(1, self.order.argsort(dim=1))
+
+
+def ascending(values: Tensor) -> Tensor:
+    """The order [B, L] that sorts values [B, L]; of equal ones the first comes first."""
+    # ONNX's TopK keeps that promise unasked, and torch exports no sort that was asked for it.
+    return values.argsort(dim=1) if torch.compiler.is_exporting() else values.argsort(dim=1, stable=True)
 
 
 def take(x: Tensor, order: Tensor) -> Tensor:

@@ -15,15 +15,17 @@ from PIL import Image
 
 from toprovar.deployment import PLAN, Deployment
 from toprovar.errors import ArtefactError, UsageError
-from toprovar.extensions import BACKENDS
+from toprovar.extensions import BACKENDS, STATISTICS
 from toprovar.manifest import SamplingDefaults
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.runtime.backends.base import Backend, Controls, State
 from toprovar.runtime.clock import Clock
 from toprovar.runtime.noise import certainty, logistic_noise
+from toprovar.runtime.statistics.base import SeenScale
+from toprovar.runtime.statistics.high_frequency import edges, high_frequency
 from toprovar.runtime.text import Tokenizer
 
-__all__ = ["GeneratedImage", "Generation", "Session"]
+__all__ = ["GeneratedImage", "Generation", "ObservedScale", "Session"]
 
 Tokenize = Callable[[str], list[int]]
 StepCallback = Callable[["Session", int, float, dict[str, Any]], Any]
@@ -38,7 +40,7 @@ class GeneratedImage:
         prompt: as given.
         seed: of its noise.
         depth: first scale that ran sparse; the number of scales if none did.
-        low_entropy_ratio: what the depth was decided by; None without a depth rule.
+        statistic: what the depth was decided by (`toprovar.runtime.statistics`); None where it was not measured.
         bits: per scale uint8 [tokens, bits]; those of a scale that is left out are not in the image.
         pixels: before rounding, float32 [3, height, width] in [-1, 1].
     """
@@ -47,7 +49,7 @@ class GeneratedImage:
     prompt: str
     seed: int
     depth: int
-    low_entropy_ratio: float | None
+    statistic: float | None
     bits: tuple[np.ndarray, ...] = field(repr=False)
     pixels: np.ndarray = field(repr=False)
 
@@ -67,6 +69,19 @@ class Generation:
     seconds: float
     scale_seconds: tuple[float, ...]
     analysis_seconds: float
+
+
+@dataclass(frozen=True)
+class ObservedScale:
+    """What a deployment may see of one scale.
+
+    Attributes:
+        entropy: standardised entropy of every token, float32 [tokens].
+        high_frequency: mean change to the edges of the picture (`toprovar.runtime.statistics.high_frequency`).
+    """
+
+    entropy: np.ndarray
+    high_frequency: float
 
 
 @dataclass(frozen=True)
@@ -193,33 +208,35 @@ class Session:
                 clock,
                 callback_on_step_end,
             )
-            for (p, seed), (pixels, bits, depth, ratio) in zip(batch, made, strict=True):
+            for (p, seed), (pixels, bits, depth, statistic) in zip(batch, made, strict=True):
                 name = prompts[p] if isinstance(prompts[p], str) else "(features)"
-                images.append(GeneratedImage(_to_image(pixels), name, seed, depth, ratio, bits, pixels))
+                images.append(GeneratedImage(_to_image(pixels), name, seed, depth, statistic, bits, pixels))
         return Generation(
             tuple(images), time.perf_counter() - started, tuple(clock.scale_seconds), clock.analysis_seconds
         )
 
-    def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[np.ndarray]:
-        """Generates one image densely and watches it as a deployment would.
-
-        Returns:
-            Per scale, the standardised entropy of every token, float32 [tokens].
-        """
+    def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[ObservedScale]:
+        """Generates one image densely and watches every scale as a deployment would."""
         sampling = self._sampling(None, None, None, None)
-        text = self._features(prompt)
-        guided = any(value != 1 for value in sampling.guidance)
-        unconditional = [self.backend.constants["unconditional"][: len(text)]] if guided else None
-        state = self.backend.begin([text], unconditional)
-        maps = []
+        state = self.begin(prompt)
+        seen, before = [], edges(self.backend, state)
         for scale, plan in enumerate(self.plan.scales):
             noise = logistic_noise(seed, scale, plan.tokens, self.backend.model.code_bits)[None]
             kept = (plan.tokens,) * self.plan.layers
             controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], sampling.certain, kept)
             result = self.backend.step(state, controls)
-            state = result.state
-            maps.append(result.entropy[0] if result.entropy is not None else np.zeros(plan.tokens, np.float32))
-        return maps
+            state, after = result.state, edges(self.backend, result.state)
+            entropy = result.entropy[0] if result.entropy is not None else np.zeros(plan.tokens, np.float32)
+            seen.append(ObservedScale(entropy, float(high_frequency(before, after)[0])))
+            before = after
+        return seen
+
+    def begin(self, prompt: str | np.ndarray) -> State:
+        """The state before the first scale, with the session's guidance."""
+        text = self._features(prompt)
+        guided = any(value != 1 for value in self.sampling.guidance)
+        unconditional = [self.backend.constants["unconditional"][: len(text)]] if guided else None
+        return self.backend.begin([text], unconditional)
 
     def _features(self, text: str | np.ndarray) -> np.ndarray:
         if isinstance(text, np.ndarray):
@@ -282,10 +299,11 @@ class Session:
         depth = scales if dense or self.plan.is_dense else None if self.plan.depth_rule else 0
         groups = [_Group(list(range(len(texts))), self.backend.begin(texts, unconditional), depth)]
         bits: list[list[np.ndarray]] = [[] for _ in texts]
-        ratios: list[float | None] = [None] * len(texts)
+        statistics: list[float | None] = [None] * len(texts)
         width = self.backend.model.code_bits
         for scale in range(scales):
             tokens = self.plan.scales[scale].tokens
+            parted: list[_Group] = []
             with clock.scale(scale):
                 for group in groups:
                     noise = np.stack([logistic_noise(seeds[i], scale, tokens, width) for i in group.members])
@@ -298,56 +316,57 @@ class Session:
                         "full" if group.depth is None else self.plan.unconditional(scale, group.depth),
                     )
                     result = self.backend.step(group.state, controls)
+                    seen = SeenScale(self.backend, group.state, result.state, result.entropy)
                     group.state = result.state
                     for row, image in enumerate(group.members):
                         bits[image].append(result.bits[row])
-                    if result.entropy is not None and group.depth is None:
-                        self._note_ratios(scale, group, result.entropy, ratios)
-                with clock.analysis():
-                    groups = self._regroup(scale, groups, ratios)
+                    with clock.analysis():
+                        parted += self._part(scale, group, seen, statistics)
+            groups = parted
             if callback:
                 callback(self, scale, clock.elapsed(), {})
         made: dict[int, tuple[np.ndarray, int]] = {}
         for group in groups:
             for image, pixels in zip(group.members, self.backend.decode(group.state), strict=True):
                 made[image] = pixels, scales if group.depth is None else group.depth
-        return [(made[i][0], tuple(bits[i]), made[i][1], ratios[i]) for i in range(len(texts))]
+        return [(made[i][0], tuple(bits[i]), made[i][1], statistics[i]) for i in range(len(texts))]
 
     def _kept(self, scale: int, depth: int | None) -> tuple[int, ...] | None:
         """Kept counts for the adaptive graph; None where the dense graph does, since nothing needs observing."""
         plan, rule = self.plan, self.plan.depth_rule
         dense = (plan.scales[scale].tokens,) * plan.layers
         if depth is None:
-            return dense if rule is not None and scale == rule.decided_after else None
+            if rule is None or scale != rule.decided_after:
+                return None
+            needed = rule.needs_entropy or any(self._is_read(scale, own) for own in rule.depths)
+            return dense if needed else None
         if self._is_pruned(scale, depth):
             return plan.kept(scale, depth)
-        needed = self.plan.pruning.needs_previous_scale and self._is_pruned(scale + 1, depth)
-        return dense if needed else None
+        return dense if self._is_read(scale, depth) else None
+
+    def _is_read(self, scale: int, depth: int) -> bool:
+        """Whether the next scale is pruned by what the adaptive graph hands on."""
+        return self.plan.pruning.needs_previous_scale and self._is_pruned(scale + 1, depth)
 
     def _is_pruned(self, scale: int, depth: int) -> bool:
         plan = self.plan
         return depth <= scale < len(plan.scales) and not plan.scales[scale].is_dense
 
-    def _note_ratios(self, scale: int, group: _Group, entropy: np.ndarray, ratios: list[float | None]) -> None:
-        rule = self.plan.depth_rule
-        if rule is None or scale != rule.decided_after:
-            return
-        for row, image in enumerate(group.members):
-            ratios[image] = float((entropy[row] < rule.low_below).mean())
-
-    def _regroup(self, scale: int, groups: list[_Group], ratios: list[float | None]) -> list[_Group]:
+    def _part(self, scale: int, group: _Group, seen: SeenScale, statistics: list[float | None]) -> list[_Group]:
         """Once depths are decided, images of different depth part company."""
         rule = self.plan.depth_rule
-        if rule is None or scale != rule.decided_after or any(group.depth is not None for group in groups):
-            return groups
-        parted: list[_Group] = []
-        for group in groups:
-            depths = [rule.depth(ratios[image] or 0.0) for image in group.members]
-            for depth in sorted(set(depths)):
-                rows = [row for row, own in enumerate(depths) if own == depth]
-                whole = len(rows) == len(group.members)
-                state = group.state if whole else self.backend.select(group.state, rows)
-                parted.append(_Group([group.members[row] for row in rows], state, depth))
+        if rule is None or group.depth is not None or scale != rule.decided_after:
+            return [group]
+        measured = STATISTICS.load(rule.statistic)(rule).measure(seen).tolist()
+        for image, value in zip(group.members, measured, strict=True):
+            statistics[image] = value
+        depths = [rule.depth(value) for value in measured]
+        parted = []
+        for depth in sorted(set(depths)):
+            rows = [row for row, own in enumerate(depths) if own == depth]
+            whole = len(rows) == len(group.members)
+            state = group.state if whole else self.backend.select(group.state, rows)
+            parted.append(_Group([group.members[row] for row in rows], state, depth))
         return parted
 
 

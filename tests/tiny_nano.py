@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from toprovar.models.nano.vocabulary import WORDS
 from toprovar.pipeline import compile_model
 from toprovar.plan import DepthRule, SparsityPlan
 from toprovar.runtime.session import GeneratedImage
+from toprovar.targets import Target
 
 LAYERS, WIDTH, HEADS, BITS, CHANNELS, WORDS_AT_MOST = 2, 64, 2, 16, 32, 24
 PROMPTS = (
@@ -40,10 +42,11 @@ TARGET = 0.7
 
 
 @contextlib.contextmanager
-def as_nano(weights: Path) -> Iterator[None]:
-    """Within, the model `nano` is the one in the folder."""
-    with pytest.MonkeyPatch.context() as patch:
+def as_nano(weights: Path, cache: Path | None = None) -> Iterator[None]:
+    """Within, the model `nano` is the one in the folder, and the user's cache is left alone."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as own:
         patch.setattr(settings, "WEIGHTS", weights)
+        patch.setenv("XDG_CACHE_HOME", str(cache or own))
         yield
 
 
@@ -115,7 +118,7 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             prompts = shared / "prompts.txt"
             prompts.write_text("\n".join(PROMPTS))
             with as_nano(weights):
-                options: dict[str, Any] = {"resolution": "0.06M", "target_flops": TARGET, "force": True}
+                options: dict[str, Any] = {"resolution": "0.06M", "target": Target(flops=TARGET), "force": True}
                 made = compile_model("nano", folder, prompts=prompts, **options)
             summary.write_text(json.dumps(made))
     return Compiled(folder, json.loads(summary.read_text()))

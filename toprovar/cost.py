@@ -19,9 +19,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from toprovar.plan import PlanCost
+from toprovar.manifest import ModelRecord
+from toprovar.plan import PlanCost, SparsityPlan
 
-__all__ = ["block_flops", "head_flops", "plan_cost"]
+__all__ = ["block_flops", "head_flops", "plan_cost", "plan_share"]
 
 
 def block_flops(width: int, kept: int, keys: int, text_tokens: int, rows: int) -> float:
@@ -77,6 +78,22 @@ def plan_cost(
     dense = _by_scale(width, code_bits, tokens, every, text_tokens, [max(by_scale)] * len(tokens))
     sparse = _by_scale(width, code_bits, tokens, kept, text_tokens, by_scale)
     return PlanCost(math.fsum(dense), math.fsum(sparse), tuple(dense), tuple(sparse))
+
+
+def plan_share(plan: SparsityPlan, model: ModelRecord, depth: int, text_tokens: int) -> float:
+    """FLOPs over dense of one image with guidance, which runs sparse from a depth on.
+
+    Args:
+        plan: what is computed.
+        model: facts of the model.
+        depth: the first scale that runs sparse.
+        text_tokens: text tokens of its prompt.
+    """
+    scales = range(len(plan.scales))
+    tokens = [scale.tokens for scale in plan.scales]
+    kept = [plan.kept(scale, depth) for scale in scales]
+    rows = [2 if plan.unconditional(scale, depth) == "full" else 1 for scale in scales]
+    return plan_cost(model.width, model.layers, model.code_bits, tokens, kept, text_tokens, rows).ratio
 
 
 def _by_scale(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from toprovar.errors import ToProVARError
 from toprovar.extensions import BACKENDS
 from toprovar.extras import requirements
+from toprovar.machine import usable_cores
 
 __all__ = ["Ability", "Diagnosis", "Extra", "Package", "diagnose"]
 
@@ -106,7 +107,7 @@ def diagnose() -> Diagnosis:
         toprovar=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        cores=_cores(),
+        cores=usable_cores(),
         memory_bytes=_memory_bytes(),
         packages=tuple(packages.values()),
         extras=_extras(packages),
@@ -139,12 +140,6 @@ def _installed(distribution: str) -> str | None:
 def _release(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: `(2, 9)` of `2.9rc1`."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from toprovar.registry import Registry
 
-__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "SELECTORS", "SUITES"]
+__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "RESTORATIONS", "SELECTORS", "STATISTICS", "SUITES"]
 
 BACKBONES = Registry("backbone", "toprovar.models", "BACKBONE")
 BACKENDS = Registry("backend", "toprovar.runtime.backends", "BACKEND")
 COMMANDS = Registry("command", "toprovar.commands", "command")
 POLICIES = Registry("policy", "toprovar.calibration.policies", "POLICY")
+RESTORATIONS = Registry("restoration", "toprovar.models.restorations", "RESTORATION")
+STUDIES = Registry("study", "toprovar.studies", "STUDY")
 SELECTORS = Registry("selector", "toprovar.models.selectors", "SELECTOR")
+STATISTICS = Registry("statistic", "toprovar.runtime.statistics", "STATISTIC")
 SUITES = Registry("suite", "toprovar.evaluation.suites", "SUITE")

@@ -21,7 +21,7 @@ from toprovar.artefact import (
 )
 from toprovar.conform import refuse
 from toprovar.errors import ArtefactError
-from toprovar.extensions import SELECTORS
+from toprovar.extensions import RESTORATIONS, SELECTORS, STATISTICS
 from toprovar.pruning import ENTROPY_SELECTORS, Pruning, Restoration, Unconditional
 
 __all__ = ["DepthRule", "PlanCost", "Ranking", "ScalePlan", "SparsityPlan"]
@@ -114,33 +114,44 @@ class DepthRule(Artefact):
     """Decides for each prompt the first scale that runs sparse.
 
     Attributes:
-        statistic: `low_entropy_ratio`, the share of a scale's tokens whose standardised entropy,
-            averaged over heads and observers, is under `low_below`.
+        statistic: What is measured: a file of `toprovar.runtime.statistics`.
         decided_after: Scale whose statistic decides, counted from 0; it and all before run dense.
-        low_below: Standardised entropy under which a token counts as low.
-        thresholds: Ascending ratios that part the depths.
+        low_below: Standardised entropy under which a token counts as low; None where the
+            statistic looks at no entropy.
+        thresholds: Ascending values of the statistic that part the depths.
         depths: One more than the thresholds, each above `decided_after`, rising or falling
-            throughout: the ratio's place among the thresholds picks the depth.
+            throughout: the statistic's place among the thresholds picks the depth.
     """
 
-    statistic: Literal["low_entropy_ratio"]
+    statistic: str
     decided_after: Index
-    low_below: float
+    low_below: float | None
     thresholds: tuple[float, ...]
     depths: tuple[Index, ...]
 
-    def depth(self, ratio: float) -> int:
-        """The first scale that runs sparse; a ratio equal to a threshold counts as above it.
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether the statistic reads the attention entropy of the deciding scale."""
+        return bool(STATISTICS.load(self.statistic).needs_entropy)
+
+    def depth(self, value: float) -> int:
+        """The first scale that runs sparse; a value equal to a threshold counts as above it.
 
         Args:
-            ratio: The statistic of one prompt, from 0 to 1.
+            value: The statistic of one prompt, from 0 to the largest that it can be.
         """
-        if not 0.0 <= ratio <= 1.0:
-            raise ValueError(f"expected a ratio from 0 to 1, got {ratio}")
-        return self.depths[bisect.bisect_right(self.thresholds, ratio)]
+        largest = STATISTICS.load(self.statistic).largest
+        if not (0.0 <= value <= largest and math.isfinite(value)):
+            raise ValueError(f"expected a finite number from 0 to {largest:g}, got {value}")
+        return self.depths[bisect.bisect_right(self.thresholds, value)]
 
     def validate(self) -> None:
-        """Checks that thresholds ascend and that depths are monotone and late enough."""
+        """Checks the statistic, that thresholds ascend and that depths are monotone and late enough."""
+        if self.statistic not in STATISTICS.names():
+            raise refuse("statistic", f"one of {', '.join(STATISTICS.names())}", self.statistic)
+        if self.needs_entropy != (self.low_below is not None):
+            expected = "a number" if self.needs_entropy else "null"
+            raise refuse("low_below", f"{expected} for the statistic {self.statistic!r}", self.low_below)
         for index, (first, second) in enumerate(itertools.pairwise(self.thresholds), start=1):
             if first >= second:
                 raise ArtefactError(f"expected a number above {first}, got {second}", field=f"thresholds[{index}]")
@@ -202,7 +213,7 @@ class SparsityPlan(Artefact):
         model_sha256: Hash of the checkpoint that the plan was made for.
         scales: The schedule, coarse to fine.
         ranking: Which tokens a layer computes when it computes some of them.
-        restoration: What becomes of the others (`toprovar.pruning.Restoration`).
+        restoration: What becomes of the others (a file of `toprovar.models.restorations`).
         depth_rule: Decides where a prompt's sparse scales begin; None for the first scale.
         cost: Predicted cost.
     """
@@ -255,6 +266,8 @@ class SparsityPlan(Artefact):
         """Checks scales, ranking, depth rule and cost against one another."""
         if not self.scales:
             raise refuse("scales", "a scale at least", self.scales)
+        if self.restoration not in RESTORATIONS.names():
+            raise refuse("restoration", f"one of {', '.join(RESTORATIONS.names())}", self.restoration)
         for index, scale in enumerate(self.scales):
             require_length(scale.kept, self.layers, "layer", f"scales[{index}].kept")
             if index and scale.unconditional == "full" != self.scales[index - 1].unconditional:
@@ -293,7 +306,7 @@ class SparsityPlan(Artefact):
                 raise refuse(f"scales[0].kept[{layer}]", f"{first.tokens}, since the layer is observed", 0)
 
     def _validate_depth_rule(self, rule: DepthRule) -> None:
-        if not self.ranking.observers:
+        if rule.needs_entropy and not self.ranking.observers:
             raise refuse("ranking.observers", "a layer at least, for the depth rule", ())
         for index, depth in enumerate(rule.depths):
             if depth > len(self.scales):

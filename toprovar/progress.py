@@ -63,6 +63,10 @@ class Stages:
         self.seconds[stage] = now - self._started[stage]
         self._last = now
 
+    def remark(self, line: str) -> None:
+        """Prints a line above the bars."""
+        self._progress.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """A stage of one piece."""

@@ -7,11 +7,8 @@ from typing import Literal
 
 __all__ = ["ENTROPY_SELECTORS", "Pruning", "Restoration", "Unconditional"]
 
-Restoration = Literal["identity", "cached", "blank"]
-"""What becomes of a token that a layer does not compute.
-
-``identity``: its residual stream passes through. ``cached``: it gets the update that the layer made at the latest
-dense scale, resized to the grid. ``blank``: it passes through, and if no layer computes it, it adds no codes."""
+Restoration = str
+"""What becomes of a token that a layer does not compute: a file of `toprovar.models.restorations`."""
 
 Unconditional = Literal["full", "reused", "omitted"]
 """What the unconditional half of a guidance batch does at a scale.
@@ -30,7 +27,7 @@ class Pruning:
     Attributes:
         selector: what ranks the tokens: a file of `toprovar.models.selectors`, or ``none``.
         observers: layers whose attention entropy is measured, ascending.
-        restoration: what becomes of tokens that are not computed.
+        restoration: what becomes of tokens that are not computed (a file of `toprovar.models.restorations`).
         reuses_guidance: the graphs hand on the difference that guidance extrapolates.
     """
 
@@ -42,4 +39,14 @@ class Pruning:
     @property
     def needs_previous_scale(self) -> bool:
         """Whether a pruned scale may read what the adaptive graph measured at the scale before."""
-        return self.selector != "none" or self.restoration == "cached"
+        return self.selector != "none" or self.caches_updates or self.carries_logits
+
+    @property
+    def caches_updates(self) -> bool:
+        """Whether the adaptive graph hands on what each layer added to the residual stream."""
+        return self.restoration == "cached"
+
+    @property
+    def carries_logits(self) -> bool:
+        """Whether the adaptive graph hands on the logits that it sampled from."""
+        return self.restoration == "anchor"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.table import Table
 
+from toprovar.extensions import STATISTICS
 from toprovar.manifest import Manifest
 from toprovar.plan import DepthRule, SparsityPlan
 from toprovar.stats import CalibrationStats
@@ -71,7 +72,7 @@ def plan_views(plan: SparsityPlan, unicode: bool = True) -> list[RenderableType]
 def _plan_words(plan: SparsityPlan) -> list[str]:
     observers = ", ".join(map(str, plan.ranking.observers)) or "none"
     lines = [
-        f"ranking: {plan.ranking.source}, observer layers: {observers}",
+        f"ranking: {plan.ranking.selector}, observer layers: {observers}",
         f"restoration: {plan.restoration}",
     ]
     if plan.parameters:
@@ -91,10 +92,7 @@ def depth_words(rule: DepthRule, scales: int) -> list[str]:
         rule: The rule.
         scales: Number of scales; a depth of as many means that nothing runs sparse.
     """
-    lines = [
-        f"depth: decided after scale {rule.decided_after} by r, the share of its tokens whose "
-        f"standardised entropy is below {rule.low_below:g}"
-    ]
+    lines = [f"depth: decided after scale {rule.decided_after} by r, {STATISTICS.load(rule.statistic)(rule).words()}"]
     bounds = [None, *rule.thresholds, None]
     for low, high, depth in zip(bounds, bounds[1:], rule.depths, strict=False):
         condition = " <= ".join(part for part in (None if low is None else f"{low:g}", "r") if part is not None)

@@ -12,13 +12,13 @@ import numpy as np
 from rich.table import Table
 
 from toprovar.console import results
-from toprovar.cost import plan_cost
+from toprovar.cost import plan_share
 from toprovar.errors import UsageError
+from toprovar.evaluation.fidelity import MOST_PSNR, psnr
 from toprovar.extensions import SUITES
 from toprovar.jsonfile import write_text
 from toprovar.progress import Stages
 from toprovar.runtime.session import GeneratedImage, Session
-from toprovar.verification import psnr
 
 __all__ = ["Scored", "evaluate"]
 
@@ -91,7 +91,7 @@ def evaluate(
             quality = None
             if not mode:
                 pairs = zip(images[False], images[True], strict=True)
-                quality = float(np.mean([min(psnr(a.pixels, b.pixels), 100.0) for a, b in pairs]))
+                quality = float(np.mean([min(psnr(a.pixels, b.pixels), MOST_PSNR) for a, b in pairs]))
             scored["dense" if mode else "sparse"] = Scored(
                 score=marks.mean,
                 categories={one.category: one.share for one in marks.categories},
@@ -113,13 +113,15 @@ def evaluate(
 
 def _mean_flops(session: Session, images: list[GeneratedImage]) -> float:
     """Transformer FLOPs over dense, each image at the depth that it got and with a text of its own length."""
-    plan, model = session.plan, session.backend.model
-    tokens = [scale.tokens for scale in plan.scales]
-    shares = []
-    for one in images:
-        kept = [plan.kept(scale, one.depth) for scale in range(len(tokens))]
-        text = len(session.tokenize(one.prompt)) if session.tokenize else 1
-        shares.append(plan_cost(model.width, model.layers, model.code_bits, tokens, kept, text).ratio)
+    shares = [
+        plan_share(
+            session.plan,
+            session.backend.model,
+            one.depth,
+            len(session.tokenize(one.prompt)) if session.tokenize else 1,
+        )
+        for one in images
+    ]
     return float(np.mean(shares))
 
 

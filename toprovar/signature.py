@@ -52,7 +52,7 @@ SCALE_CONSTANTS = {
 """Constant inputs of a step; the tables of scale S are stored as NAME.S (`toprovar.models.geometry`)."""
 
 
-PER_IMAGE = ("summed", "guidance_difference")
+PER_IMAGE = ("summed", "guidance_difference", "carried_logits")
 """What a state holds for each image; everything else it holds for each row."""
 
 
@@ -107,7 +107,10 @@ def step(layers: int, adaptive: bool, pruning: Pruning = Pruning()) -> Signature
         inputs |= {"order": ("B", "L"), "kept": ("layers",), "prior": ("B", "L")}
         inputs |= {"entropy_mean": ("observers", "H"), "entropy_deviation": ("observers", "H")}
         outputs |= {"entropy": ("B", "L"), "next_prior": ("B", "L'")}
-        if pruning.restoration == "cached":
+        if pruning.carries_logits:
+            inputs |= {"carried_logits": ("B", "L", "d", "2")}
+            outputs |= {"next_carried_logits": ("B", "L'", "d", "2")}
+        if pruning.caches_updates:
             inputs |= dict.fromkeys(update_names(layers), ("R", "U", "C"))
             inputs |= {"restore_rows": ("height", "update_height"), "restore_columns": ("width", "update_width")}
             outputs |= dict.fromkeys(update_names(layers, "new_update"), ("R", "L", "C"))

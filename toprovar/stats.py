@@ -18,7 +18,32 @@ from toprovar.artefact import (
 )
 from toprovar.conform import refuse
 
-__all__ = ["CalibrationStats", "LayerStats", "PromptStats", "ScaleStats"]
+__all__ = [
+    "CalibrationStats",
+    "GuidanceSensitivity",
+    "LayerSensitivity",
+    "LayerStats",
+    "PromptStats",
+    "ScaleStats",
+]
+
+
+@dataclass(frozen=True)
+class LayerSensitivity(Artefact):
+    """What changes when one layer at one scale, and nothing else, works on fewer tokens.
+
+    Attributes:
+        kept: Share of the scale's tokens that the layer keeps.
+        kl: Mean Kullback-Leibler divergence of a bit at this scale's logits, from dense to pruned,
+            in nats.
+        flips: Share of this scale's bits that change under the same noise.
+        later_kl: The same as `kl` at the next scale; None where not measured, and at the last.
+    """
+
+    kept: Fraction
+    kl: NonNegative
+    flips: Fraction
+    later_kl: NonNegative | None
 
 
 @dataclass(frozen=True)
@@ -31,17 +56,43 @@ class LayerStats(Artefact):
     Attributes:
         entropy_mean: Mean of each head.
         entropy_deviation: Standard deviation of each head.
-        histogram: Counts of head-averaged entropy in equal bins over [0, 1].
+        histogram: For each head, counts of tokens by entropy in equal bins over [0, 1].
         principal_component_ratio: Share of the leading principal components in the variance of
-            the layer's output.
-        sensitivity: Change of the result when the layer is left out; None where not measured.
+            the layer's output, averaged over prompts.
+        principal_component_deviation: Its standard deviation over prompts.
+        sensitivity: From most to fewest tokens kept; empty where not measured.
     """
 
     entropy_mean: tuple[Fraction, ...]
     entropy_deviation: tuple[NonNegative, ...]
-    histogram: tuple[Index, ...]
+    histogram: tuple[tuple[Index, ...], ...]
     principal_component_ratio: Fraction
-    sensitivity: NonNegative | None
+    principal_component_deviation: NonNegative
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+
+    def validate(self) -> None:
+        """Checks that less is kept from one sensitivity to the next."""
+        before = 1.0
+        for index, one in enumerate(self.sensitivity):
+            if one.kept >= before:
+                than = "the one before" if index else "all tokens"
+                raise refuse(f"sensitivity[{index}].kept", f"a share below {before:g}, {than}", one.kept)
+            before = one.kept
+
+
+@dataclass(frozen=True)
+class GuidanceSensitivity(Artefact):
+    """What changes when one scale, and nothing else, spares the unconditional half.
+
+    Attributes:
+        mode: What happens instead (`toprovar.pruning.Unconditional`).
+        kl: Mean Kullback-Leibler divergence of a bit at this scale's logits, in nats.
+        flips: Share of this scale's bits that change under the same noise.
+    """
+
+    mode: Literal["reused", "omitted"]
+    kl: NonNegative
+    flips: Fraction
 
 
 @dataclass(frozen=True)
@@ -53,12 +104,14 @@ class ScaleStats(Artefact):
         width: Columns of tokens.
         keys: Keys that a token attends to: those of this and all earlier scales.
         layers: The layers, first to last.
+        guidance: Ways to spare the unconditional half; empty where not measured.
     """
 
     height: Count
     width: Count
     keys: Count
     layers: tuple[LayerStats, ...]
+    guidance: tuple[GuidanceSensitivity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,11 +120,17 @@ class PromptStats(Artefact):
 
     Attributes:
         prompt: Its text.
+        seed: Seed of its sampling noise.
+        entropy_mean: Mean entropy over layers, heads and tokens, by scale.
         low_entropy_ratio: Share of tokens with a low standardised entropy, by scale.
+        high_frequency: Mean change that a scale makes to the edges of the picture, by scale.
     """
 
     prompt: str
+    seed: Index
+    entropy_mean: tuple[Fraction, ...]
     low_entropy_ratio: tuple[Fraction, ...]
+    high_frequency: tuple[NonNegative, ...]
 
 
 @dataclass(frozen=True)
@@ -81,16 +140,16 @@ class CalibrationStats(Artefact):
     Attributes:
         model_sha256: Hash of the calibrated checkpoint.
         prompts_sha256: Hash of the prompt set.
-        seed: Seed of the sampling noise.
+        seed: Seed of the first prompt's sampling noise.
         schedule: Rows and columns of each scale.
         layers: Layers of the model.
         heads: Attention heads of a layer.
         scales: Measurements by scale.
         prompts: Measurements by prompt.
-        seconds: Wall-clock time of each stage.
+        seconds: Wall-clock time of each part, such as `principal components`.
     """
 
-    schema_version: Literal[1] = dataclass_field(default=1, kw_only=True)
+    schema_version: Literal[2] = dataclass_field(default=2, kw_only=True)
     model_sha256: Sha256
     prompts_sha256: Sha256
     seed: Index
@@ -106,7 +165,7 @@ class CalibrationStats(Artefact):
         if not self.schedule:
             raise refuse("schedule", "a scale at least", self.schedule)
         require_length(self.scales, len(self.schedule), "scale", "scales")
-        bins = len(self.scales[0].layers[0].histogram) if self.scales[0].layers else 0
+        bins = self._bins()
         keys = 0
         for index, (scale, grid) in enumerate(zip(self.scales, self.schedule, strict=True)):
             where = f"scales[{index}]"
@@ -119,15 +178,23 @@ class CalibrationStats(Artefact):
             require_length(scale.layers, self.layers, "layer", f"{where}.layers")
             for number, layer in enumerate(scale.layers):
                 self._validate_layer(layer, bins, f"{where}.layers[{number}]")
+        for number, layer in enumerate(self.scales[-1].layers):
+            for index, one in enumerate(layer.sensitivity):
+                if one.later_kl is not None:
+                    field = f"scales[{len(self.scales) - 1}].layers[{number}].sensitivity[{index}].later_kl"
+                    raise refuse(field, "null, as no scale is later", one.later_kl)
         for index, prompt in enumerate(self.prompts):
-            require_length(
-                prompt.low_entropy_ratio,
-                len(self.schedule),
-                "scale",
-                f"prompts[{index}].low_entropy_ratio",
-            )
+            for field in ("entropy_mean", "low_entropy_ratio", "high_frequency"):
+                values = getattr(prompt, field)
+                require_length(values, len(self.schedule), "scale", f"prompts[{index}].{field}")
+
+    def _bins(self) -> int:
+        """Bins of the first histogram."""
+        layers = self.scales[0].layers
+        return len(layers[0].histogram[0]) if layers and layers[0].histogram else 0
 
     def _validate_layer(self, layer: LayerStats, bins: int, where: str) -> None:
-        require_length(layer.entropy_mean, self.heads, "head", f"{where}.entropy_mean")
-        require_length(layer.entropy_deviation, self.heads, "head", f"{where}.entropy_deviation")
-        require_length(layer.histogram, bins, "bin of the first histogram", f"{where}.histogram")
+        for field in ("entropy_mean", "entropy_deviation", "histogram"):
+            require_length(getattr(layer, field), self.heads, "head", f"{where}.{field}")
+        for head, counts in enumerate(layer.histogram):
+            require_length(counts, bins, "bin of the first histogram", f"{where}.histogram[{head}]")

@@ -14,17 +14,16 @@ from rich.table import Table
 from toprovar.console import results
 from toprovar.deployment import Deployment
 from toprovar.errors import VerificationFailed
+from toprovar.evaluation.fidelity import MOST_PSNR, psnr
 from toprovar.generation import EXAMPLES_FILE
 from toprovar.progress import Stages
 from toprovar.runtime.session import GeneratedImage, Session
 
-__all__ = ["LEAST_EQUAL_BITS", "LEAST_PSNR", "Comparison", "psnr", "verify"]
+__all__ = ["LEAST_EQUAL_BITS", "LEAST_PSNR", "Comparison", "verify"]
 
 LEAST_EQUAL_BITS = 0.999
 LEAST_PSNR = 40.0
 _REFERENCE = "torch"
-_EQUAL = 100.0
-"""Decibels that equal images count as in a mean."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,6 @@ class Comparison:
     dense: bool
     equal_bits: float
     psnr: float
-
-
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two images in [-1, 1]."""
-    error = float(np.mean(np.square(np.asarray(first, np.float64) - np.asarray(second, np.float64))))
-    return math.inf if error == 0 else 10 * math.log10(4 / error)
 
 
 def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str, Any]:
@@ -79,7 +72,7 @@ def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str
                 comparisons.append(_compare(text, dense, actual, expected))
                 stages.progress("verify", len(comparisons), 2 * len(texts))
     equal = sum(one.equal_bits for one in comparisons) / len(comparisons)
-    quality = float(np.mean([min(one.psnr, _EQUAL) for one in comparisons]))
+    quality = float(np.mean([min(one.psnr, MOST_PSNR) for one in comparisons]))
     _print(comparisons, deployment.manifest.backend)
     if equal < LEAST_EQUAL_BITS or quality < LEAST_PSNR:
         raise VerificationFailed(
@@ -90,7 +83,7 @@ def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str
     return {
         "equal_bits": equal,
         "psnr": quality,
-        "comparisons": [dataclasses.asdict(one) | {"psnr": min(one.psnr, _EQUAL)} for one in comparisons],
+        "comparisons": [dataclasses.asdict(one) | {"psnr": min(one.psnr, MOST_PSNR)} for one in comparisons],
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from toprovar.calibration.policy import Task
+from toprovar.calibration.policy import Policy, Task
 from toprovar.plan import Ranking, ScalePlan, SparsityPlan
 from toprovar.stats import CalibrationStats
 
-__all__ = ["POLICY", "dense_plan"]
+__all__ = ["POLICY", "Dense", "dense_plan"]
 
 
 def dense_plan(schedule: Sequence[tuple[int, int]], task: Task) -> SparsityPlan:
@@ -27,8 +28,13 @@ def dense_plan(schedule: Sequence[tuple[int, int]], task: Task) -> SparsityPlan:
     )
 
 
-def _from_stats(stats: CalibrationStats, task: Task) -> SparsityPlan:
-    return dense_plan(stats.schedule, task)
+@dataclass(frozen=True)
+class Dense(Policy):
+    """Has no parameters."""
+
+    def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
+        """The plan that computes everything, whatever the target."""
+        return dense_plan(stats.schedule, task)
 
 
-POLICY = _from_stats
+POLICY = Dense()

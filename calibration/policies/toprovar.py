@@ -8,36 +8,50 @@ token's rank, uniform over [0, 1]. Counts are fixed at compile time, which token
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
+from toprovar.calibration.counts import MULTIPLE, rounded_count
 from toprovar.calibration.depth_rule import fit_depth_rule
-from toprovar.calibration.policy import Task
+from toprovar.calibration.policy import Policy, Task
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.errors import UsageError
 from toprovar.plan import DepthRule, PlanCost, ScalePlan, SparsityPlan
+from toprovar.pruning import Restoration, Unconditional
 from toprovar.stats import CalibrationStats
 
 __all__ = ["POLICY", "ToProVAR"]
 
-_MULTIPLE = 8
-"""Kept counts are rounded to what matrix units like."""
-
 
 @dataclass(frozen=True)
-class ToProVAR:
-    """The formula with its constants.
+class ToProVAR(Policy):
+    """The formula with its constants, and a switch for each of its dimensions.
 
     Attributes:
         a_min: share pruned of the least prunable token.
         depths: candidates for D, counted from the last scale.
         strongest: largest a_max that the search for the budget tries.
+        scale: D follows each prompt's statistic; without, every prompt is pruned from the earliest candidate on.
+        layer: layers differ by their R; without, each scale's layers share the mean of theirs.
+        token: entropy says which tokens are kept; without, chance does.
+        standardised: heads and layers are standardised before entropies are averaged.
+        selector: whose entropy ranks the tokens.
+        restoration: what becomes of tokens that are not computed.
+        guidance: what the unconditional half does at the last scale.
     """
 
     a_min: float = 0.0
     depths: tuple[int, ...] = (3, 2)
     strongest: float = 16.0
+    scale: bool = True
+    layer: bool = True
+    token: bool = True
+    standardised: bool = True
+    selector: str = "previous_scale"
+    restoration: Restoration = "identity"
+    guidance: Unconditional = "full"
 
     def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
         """Finds the a_max whose cost, averaged over the calibration prompts, meets the target.
@@ -48,9 +62,8 @@ class ToProVAR:
         scales = len(stats.schedule)
         candidates = sorted({max(scales - back, 1) for back in self.depths})
         decided_after = candidates[0] - 1
-        rule = fit_depth_rule(
-            [prompt.low_entropy_ratio[decided_after] for prompt in stats.prompts], decided_after, candidates
-        )
+        ratios = [prompt.low_entropy_ratio[decided_after] for prompt in stats.prompts]
+        rule = fit_depth_rule(ratios, decided_after, candidates if self.scale else candidates[:1])
         low, high = self.a_min, self.strongest
         if self._share(stats, task, rule, high) > task.target_flops:
             reached = self._share(stats, task, rule, high)
@@ -69,20 +82,21 @@ class ToProVAR:
         return SparsityPlan(
             policy="toprovar",
             parameters={
-                "a_min": self.a_min,
+                **{name: value for name, value in dataclasses.asdict(self).items() if name != "depths"},
+                "depths": " ".join(map(str, self.depths)),
                 "a_max": high,
                 "target_flops": task.target_flops,
                 "expected_flops": self._share(stats, task, rule, high),
             },
             model_sha256=stats.model_sha256,
             scales=tuple(
-                ScalePlan(height, width, tuple(counts))
-                for (height, width), counts in zip(stats.schedule, kept, strict=True)
+                ScalePlan(height, width, tuple(counts), mode)
+                for (height, width), counts, mode in zip(stats.schedule, kept, self._modes(stats), strict=True)
             ),
-            ranking=entropy_ranking(stats),
-            restoration="identity",
-            depth_rule=rule,
-            cost=task.cost(stats.schedule, kept),
+            ranking=entropy_ranking(stats, None, self.selector if self.token else "random", self.standardised),
+            restoration=self.restoration,
+            depth_rule=rule if self.scale else None,
+            cost=task.cost(stats.schedule, kept, self._modes(stats)),
         )
 
     def _kept(self, stats: CalibrationStats, rule: DepthRule, a_max: float) -> list[list[int]]:
@@ -94,16 +108,17 @@ class ToProVAR:
                 table.append([tokens] * stats.layers)
                 continue
             rank = (np.arange(tokens) + 0.5) / tokens
+            ratios = [layer.principal_component_ratio for layer in stats.scales[scale].layers]
             counts = []
-            for layer in stats.scales[scale].layers:
-                priority = (scale + 1) / scales * layer.principal_component_ratio * rank
+            for ratio in ratios if self.layer else [float(np.mean(ratios))] * len(ratios):
+                priority = (scale + 1) / scales * ratio * rank
                 pruned = np.clip(self.a_min + (a_max - self.a_min) * priority, 0, 1)
-                exact = float((1 - pruned).sum())
-                count = max(round(exact / _MULTIPLE) * _MULTIPLE, _MULTIPLE)
-                # the whole grid is a size of its own, whether or not it is a multiple
-                counts.append(min(count, tokens) if abs(exact - count) < tokens - exact else tokens)
+                counts.append(max(rounded_count(float((1 - pruned).sum()), tokens), min(MULTIPLE, tokens)))
             table.append(counts)
         return table
+
+    def _modes(self, stats: CalibrationStats) -> list[Unconditional]:
+        return [*["full"] * (len(stats.schedule) - 1), self.guidance]
 
     def _share(self, stats: CalibrationStats, task: Task, rule: DepthRule, a_max: float) -> float:
         """FLOPs over dense, averaged over the calibration prompts' own depths."""
@@ -117,7 +132,8 @@ class ToProVAR:
                     counts if scale >= depth else [height * width] * stats.layers
                     for scale, (counts, (height, width)) in enumerate(zip(kept, stats.schedule, strict=True))
                 ]
-                costs[depth] = task.cost(stats.schedule, table)
+                modes = [mode if scale >= depth else "full" for scale, mode in enumerate(self._modes(stats))]
+                costs[depth] = task.cost(stats.schedule, table, modes)
             total += costs[depth].ratio
         return total / len(stats.prompts)
 

@@ -104,7 +104,18 @@ def summarise(prompts: Sequence[ShapePrompt], results: Sequence[CheckResult]) ->
 
 
 class _Suite:
-    """ShapeEval under the interface of `toprovar.extensions.SUITES`."""
+    """ShapeEval under the interface of `toprovar.extensions.SUITES`.
+
+    Attributes:
+        models: models whose pictures it can judge.
+    """
+
+    models = ("nano",)
+
+    @staticmethod
+    def calibration_prompts() -> tuple[ShapePrompt, ...]:
+        """What may be tuned on; none of the held-out prompts is among them."""
+        return CALIBRATION_PROMPTS
 
     @staticmethod
     def prompts(limit: int | None = None) -> tuple[ShapePrompt, ...]:

@@ -8,7 +8,7 @@ entropy map out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ class State:
         rows: B, or 2 B with guidance.
         scale: index of the next scale.
         prior: ranking of the next scale's tokens, float32 [B, L]; low means important.
-        updated_scale: the scale whose updates are cached, for the restoration ``cached``.
+        updated_scale: the scale whose updates are cached, where the plan's restoration reads them.
     """
 
     tensors: Mapping[str, Any]
@@ -87,8 +87,8 @@ class Backend(ABC):
         model: facts of the model.
         grids: token grid of every scale.
         constants: tables of `toprovar.models.geometry.scale_constants`, ``unconditional`` features
-            [T, channels], ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads], and for the
-            restoration ``cached`` ``restore_rows.FROM.TO`` and ``restore_columns.FROM.TO``.
+            [T, channels], ``entropy_mean`` and ``entropy_deviation`` [scales, observers, heads], and where updates
+            are cached ``restore_rows.FROM.TO`` and ``restore_columns.FROM.TO``.
         pruning: what the plan fixes of the graphs.
 
     Raises:
@@ -168,7 +168,7 @@ class Backend(ABC):
         first = self.grids[0][0] * self.grids[0][1]
         if self.pruning.reuses_guidance:
             tensors["guidance_difference"] = self.from_host_impl(self._no_difference(len(texts), first))
-        if self.pruning.restoration == "cached":
+        if self.pruning.caches_updates:
             nothing = self.from_host_impl(np.zeros((len(rows), first, model.width), np.float32))
             tensors |= dict.fromkeys(signature.update_names(model.layers), nothing)
         return State(tensors, len(texts), len(rows), 0, np.zeros((len(texts), first), np.float32))
@@ -182,6 +182,10 @@ class Backend(ABC):
             BackendError: the generation is already complete, noise of another shape was given, or kept counts
                 that do not fit the model.
         """
+        return self.step_impl(self.checked(state, controls), controls)
+
+    def checked(self, state: State, controls: Controls) -> State:
+        """The state to run, without the unconditional rows where they do nothing; errors as of `step`."""
         if state.scale >= len(self.grids):
             raise BackendError(f"all {len(self.grids)} scales are done; expected a new generation", "call begin")
         height, width = self.grids[state.scale]
@@ -194,8 +198,8 @@ class Backend(ABC):
                 f"kept counts {kept}; expected {self.model.layers} from 0 to {tokens}", "take them from a plan"
             )
         if controls.unconditional != "full" and state.rows > state.images:
-            state = self._without_unconditional(state)
-        return self.step_impl(state, controls)
+            return self._without_unconditional(state)
+        return state
 
     def _without_unconditional(self, state: State) -> State:
         rows = list(range(state.images))
@@ -232,6 +236,29 @@ class Backend(ABC):
         """The images, float32 [B, 3, height, width] in [-1, 1]."""
         return self.decode_impl(state.tensors["summed"])
 
+    def summed(self, state: State) -> np.ndarray:
+        """The sum of the codes so far on the final grid, float32 [B, z, h, w]."""
+        return self.to_host_impl(state.tensors["summed"])
+
+    def decode_codes(self, codes: np.ndarray) -> np.ndarray:
+        """The images of summed codes on a grid of any size.
+
+        Args:
+            codes: float32 [B, z, h, w].
+
+        Returns:
+            float32 [B, 3, height, width] in [-1, 1].
+
+        Raises:
+            BackendError: codes of another shape.
+        """
+        channels = self.model.code_bits // (4 if self.model.patchify else 1)
+        if codes.ndim != 4 or codes.shape[1] != channels or not codes.size:
+            raise BackendError(
+                f"codes of shape {codes.shape}; expected [images, {channels}, height, width]", "sum them first"
+            )
+        return self.decode_impl(self.from_host_impl(codes))
+
     def step_inputs(self, state: State, controls: Controls) -> dict[str, np.ndarray]:
         """The host's share of a step's inputs, by name, in the dtypes of the graphs."""
         scale = state.scale
@@ -260,7 +287,9 @@ class Backend(ABC):
                 "entropy_mean": self.constants["entropy_mean"][scale],
                 "entropy_deviation": self.constants["entropy_deviation"][scale],
             }
-            if self.pruning.restoration == "cached":
+            if self.pruning.carries_logits and "carried_logits" not in state.tensors:
+                given["carried_logits"] = self._no_difference(state.images, controls.noise.shape[1])
+            if self.pruning.caches_updates:
                 for name in ("restore_rows", "restore_columns"):
                     given[name] = self.constants[f"{name}.{state.updated_scale}.{scale}"]
         return given
@@ -269,14 +298,13 @@ class Backend(ABC):
         """Whether a step's updates are to be cached: where the adaptive graph ran dense."""
         height, width = self.grids[state.scale]
         dense = (height * width,) * self.model.layers
-        return self.pruning.restoration == "cached" and controls.kept == dense
+        return self.pruning.caches_updates and controls.kept == dense
 
     def collect(
         self,
         state: State,
         controls: Controls,
         outputs: Mapping[str, Any],
-        to_host: Callable[[Any], np.ndarray],
     ) -> StepResult:
         """A step's outputs by name as its result: caches and sums stay where they are."""
         layers = self.model.layers
@@ -285,19 +313,23 @@ class Backend(ABC):
         tensors |= {name: outputs[new] for name, new in zip(past, present, strict=True)}
         if self.pruning.reuses_guidance:
             tensors["guidance_difference"] = outputs["next_guidance_difference"]
+        # The dense graph hands on no logits, and those of an earlier scale are of another grid.
+        tensors.pop("carried_logits", None)
+        if "next_carried_logits" in outputs:
+            tensors["carried_logits"] = outputs["next_carried_logits"]
         updated_scale = state.updated_scale
         if self.updates(state, controls):
             updated_scale = state.scale
             new = signature.update_names(layers, "new_update")
             tensors |= dict(zip(signature.update_names(layers), (outputs[name] for name in new), strict=True))
-        entropy = to_host(outputs["entropy"]) if "entropy" in outputs else None
+        entropy = self.to_host_impl(outputs["entropy"]) if "entropy" in outputs else None
         if "next_prior" in outputs:
-            prior = to_host(outputs["next_prior"])
+            prior = self.to_host_impl(outputs["next_prior"])
         else:
             height, width = self.grids[min(state.scale + 1, len(self.grids) - 1)]
             prior = np.zeros((state.images, height * width), np.float32)
         following = State(tensors, state.images, state.rows, state.scale + 1, prior, updated_scale)
-        return StepResult(following, to_host(outputs["bits"]), entropy)
+        return StepResult(following, self.to_host_impl(outputs["bits"]), entropy)
 
     @abstractmethod
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
@@ -318,6 +350,10 @@ class Backend(ABC):
     @abstractmethod
     def from_host_impl(self, array: np.ndarray) -> Any:
         """An array of the backend's own kind."""
+
+    @abstractmethod
+    def to_host_impl(self, tensor: Any) -> np.ndarray:
+        """A numpy array of an array of the backend's own kind."""
 
     @abstractmethod
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:

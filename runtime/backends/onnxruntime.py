@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from toprovar import signature
 from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError
+from toprovar.machine import usable_cores
 from toprovar.manifest import ModelRecord
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
@@ -44,7 +44,7 @@ class OnnxRuntimeBackend(Backend):
         super().__init__(model, grids, constants, pruning)
         self._folder = folder
         # ONNX Runtime's own default is a thread for each physical core, half of what most clouds rent out.
-        self._threads = threads or _usable_cores()
+        self._threads = threads or usable_cores()
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     @classmethod
@@ -104,7 +104,7 @@ class OnnxRuntimeBackend(Backend):
         given = {**state.tensors, **self.step_inputs(state, controls)}
         updates = () if self.updates(state, controls) else signature.update_names(self.model.layers, "new_update")
         outputs = self._run(graph, {name: given[name] for name in names}, updates)
-        return self.collect(state, controls, outputs, lambda value: value.numpy())
+        return self.collect(state, controls, outputs)
 
     def decode_impl(self, summed: Any) -> np.ndarray:
         """Runs ``decode``."""
@@ -114,15 +114,13 @@ class OnnxRuntimeBackend(Backend):
         """Wraps the array, which is not copied."""
         return ort.OrtValue.ortvalue_from_numpy(array)
 
+    def to_host_impl(self, tensor: Any) -> np.ndarray:
+        """Unwraps the array."""
+        return tensor.numpy()
+
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()[rows]))
-
-
-def _usable_cores() -> int:
-    """Logical cores that this process may use; a container's share is often less than the machine's."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 BACKEND = OnnxRuntimeBackend

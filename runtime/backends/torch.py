@@ -137,7 +137,22 @@ class TorchBackend(Backend):
         graph, module = ("dense", self._dense) if controls.kept is None else ("adaptive", self._adaptive)
         given = {**state.tensors, **self.step_inputs(state, controls)}
         outputs = self._call(graph, state.scale, module, {name: given[name] for name in module.signature.inputs})
-        return self.collect(state, controls, dict(zip(module.signature.outputs, outputs, strict=True)), _to_host)
+        return self.collect(state, controls, dict(zip(module.signature.outputs, outputs, strict=True)))
+
+    @torch.inference_mode()
+    def probe(self, state: State, controls: Controls) -> tuple[StepResult, np.ndarray]:
+        """Runs the state's scale through the adaptive graph as `step` does, and shows the logits.
+
+        Returns:
+            What `step` returns, and the logit of 1 less that of 0 of every bit, float32 [B, L, bits], before noise.
+        """
+        state = self.checked(state, controls)
+        given = {**state.tensors, **self.step_inputs(state, controls)}
+        module = self._adaptive
+        tensors = {name: self._to_tensor(given[name]) for name in module.signature.inputs}
+        outputs, logits = module.compute(tensors)
+        named = dict(zip(module.signature.outputs, outputs, strict=True))
+        return self.collect(state, controls, named), _to_host(logits[..., 1] - logits[..., 0])
 
     @torch.inference_mode()
     def decode_impl(self, summed: Any) -> np.ndarray:
@@ -145,7 +160,7 @@ class TorchBackend(Backend):
         return _to_host(self._call("decode", None, self._decode, {"summed": summed})[0])
 
     def _call(self, graph: str, scale: int | None, module: nn.Module, feed: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        tensors = {name: value if isinstance(value, Tensor) else self._to_device(value) for name, value in feed.items()}
+        tensors = {name: self._to_tensor(value) for name, value in feed.items()}
         if self.tap:
             self.tap(graph, scale, {name: _to_host(tensor) for name, tensor in tensors.items()})
         outputs = module(*tensors.values())
@@ -155,9 +170,16 @@ class TorchBackend(Backend):
         """Copies to the device."""
         return self._to_device(array)
 
+    def to_host_impl(self, tensor: Any) -> np.ndarray:
+        """Copies from the device."""
+        return _to_host(tensor)
+
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
         return tensor[torch.tensor(rows, device=tensor.device)]
+
+    def _to_tensor(self, value: Any) -> Tensor:
+        return value if isinstance(value, Tensor) else self._to_device(value)
 
     def _to_device(self, value: np.ndarray) -> Tensor:
         # ascontiguousarray would give a scalar an axis

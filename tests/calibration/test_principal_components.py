@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toprovar.calibration.principal_components import LEADING_SHARE, leading_ratio
+from toprovar.calibration.principal_components import LEADING_SHARE, centred_gram, leading_ratio, leading_ratios
 
 
 def by_svd(hidden: np.ndarray) -> float:
@@ -34,3 +34,41 @@ def test_one_direction_explains_everything() -> None:
 def test_equal_tokens_have_no_variance_to_explain(tokens: int) -> None:
     assert leading_ratio(torch.full((tokens, 16), 0.1)) == 1
     assert leading_ratio(torch.zeros(tokens, 16)) == 1
+
+
+def test_a_batch_is_its_members_one_by_one() -> None:
+    hidden = [torch.randn(12, 30) * (index + 1) for index in range(4)] + [torch.full((12, 30), 0.3)]
+    grams, energies = zip(*map(centred_gram, hidden), strict=True)
+    together = leading_ratios(torch.stack(grams), torch.stack(energies))
+    assert together.tolist() == pytest.approx([leading_ratio(one) for one in hidden], rel=1e-12)
+    assert together[-1] == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_the_energy_tells_numbers_that_are_not_finite(value: float) -> None:
+    hidden = torch.zeros(3, 5)
+    assert torch.isfinite(centred_gram(hidden)[1])
+    hidden[1, 4] = value
+    assert not torch.isfinite(centred_gram(hidden)[1])
+    # large ones are finite all the same
+    assert torch.isfinite(centred_gram(torch.full((3, 5), 3e38))[1])
+
+
+@pytest.mark.parametrize(("side", "threads"), [(256, 1), (257, 2)])
+def test_small_matrices_take_one_thread(side: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+
+    def eigenvalues(grams: torch.Tensor) -> torch.Tensor:
+        used.append(torch.get_num_threads())
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", eigenvalues)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="stop"):
+            leading_ratios(torch.zeros(1, side, side), torch.ones(1))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert used == [threads]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
-from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
+from toprovar.calibration.prompts import GENERAL_PROMPTS, prompts_digest, read_prompts
 from toprovar.errors import UsageError
 
 
@@ -35,6 +36,18 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(UsageError, match="cannot be read as text"):
             read_prompts(path)
+
+
+def test_repeated_and_long_prompts_are_read_as_they_are(tmp_path: Path) -> None:
+    long = "a red circle and " * 100_000
+    (tmp_path / "prompts.txt").write_text(f"two dogs\n{long}\ntwo dogs\n")
+    assert read_prompts(tmp_path / "prompts.txt") == ("two dogs", long.strip(), "two dogs")
+
+
+def test_a_digest_is_of_the_prompts_and_their_order() -> None:
+    sets = [("a", "b"), ("b", "a"), ("a", "b", "b"), ("ab",), ("a",)]
+    assert len({prompts_digest(one) for one in sets}) == len(sets)
+    assert prompts_digest(["a", "ü"]) == hashlib.sha256("a\nü".encode()).hexdigest()
 
 
 def test_general_prompts_differ() -> None:

@@ -1,89 +1,150 @@
-"""Running sums against numpy over everything at once."""
+"""One generation's sums and counts against numpy over everything at once."""
 
 from __future__ import annotations
+
+import gc
 
 import numpy as np
 import pytest
 import torch
 
+from toprovar.calibration import recorder as module
 from toprovar.calibration.principal_components import leading_ratio
-from toprovar.calibration.recorder import HISTOGRAM_BINS, EntropyRecorder
+from toprovar.calibration.recorder import EntropyRecorder
+from toprovar.calibration.recording import HISTOGRAM_BINS
 from toprovar.errors import CheckpointError
 
-GRIDS = ((1, 1), (2, 3))
-LAYERS, HEADS, PASSES = 2, 3, 5
+from .synthetic import GRIDS, HEADS, LAYERS, WIDTH, entropies, hiddens, record, show
 
 
-def stream(seed: int = 0) -> list[list[list[torch.Tensor]]]:
-    """Per pass, scale and layer: relative entropy [2, heads, tokens] of a conditional and an unconditional row."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        [[torch.rand(2, HEADS, h * w, generator=generator) for _ in range(LAYERS)] for h, w in GRIDS]
-        for _ in range(PASSES)
-    ]
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_sums_histograms_and_ratios(seed: int) -> None:
+    recording = record(seed)
+    for scale, (entropy, hidden) in enumerate(zip(entropies(seed), hiddens(seed), strict=True)):
+        values = entropy.astype(np.float64)
+        np.testing.assert_allclose(recording.entropy_sum[scale], values.sum(2), rtol=1e-14)
+        np.testing.assert_allclose(recording.entropy_square[scale], (values**2).sum(2), rtol=1e-14)
+        for layer in range(LAYERS):
+            for head in range(HEADS):
+                expected = np.histogram(values[layer, head], HISTOGRAM_BINS, (0, 1))[0]
+                np.testing.assert_array_equal(recording.histogram[scale, layer, head], expected)
+            ratio = leading_ratio(torch.from_numpy(hidden[layer]))
+            assert recording.principal_component_ratio[scale, layer] == pytest.approx(ratio, rel=1e-12)
+    kinds = [array.dtype for array in (recording.entropy_sum, recording.entropy_square, recording.histogram)]
+    assert kinds == [np.float64, np.float64, np.int32]
+    assert recording.entropy_seconds > 0
+    assert recording.principal_component_seconds > 0
 
 
-def fill(recorder: EntropyRecorder, passes: list[list[list[torch.Tensor]]]) -> None:
-    for scales in passes:
-        for scale, layers in enumerate(scales):
-            recorder.on_scale(scale)
-            for layer, entropy in enumerate(layers):
-                recorder.on_attention(layer, entropy)
-                recorder.on_hidden(layer, entropy.transpose(1, 2))
+def test_heads_and_layers_are_not_mixed() -> None:
+    recorder = EntropyRecorder(((1, 2),), 2, 3)
+    recorder.on_scale(0)
+    for layer in (1, 0):
+        values = (torch.arange(3.0)[:, None] + 3 * layer + torch.tensor([0.25, 0.75])) / 8
+        recorder.on_attention(layer, values[None])
+        recorder.on_hidden(layer, torch.ones(1, 2, 4))
+    recording = recorder.recording()
+    np.testing.assert_allclose(recording.entropy_sum[0], (np.arange(6).reshape(2, 3) + 0.5) / 4)
+    bins = np.argwhere(recording.histogram[0])
+    assert bins.tolist() == [[n // 3, n % 3, n * 4 + extra] for n in range(6) for extra in (1, 3)]
 
 
-def test_moments_histogram_and_ratio() -> None:
-    recorder, passes = EntropyRecorder(GRIDS, LAYERS, HEADS), stream()
-    fill(recorder, passes)
-    measured = recorder.scales()
-    assert [(s.height, s.width, s.keys) for s in measured] == [(1, 1, 1), (2, 3, 7)]
-    for scale, one in enumerate(measured):
-        for layer, stats in enumerate(one.layers):
-            # only the conditional row counts
-            values = torch.stack([scales[scale][layer][0] for scales in passes]).double().numpy()
-            np.testing.assert_allclose(stats.entropy_mean, values.mean((0, 2)), rtol=1e-12)
-            np.testing.assert_allclose(stats.entropy_deviation, values.std((0, 2)), rtol=1e-6)
-            averaged = values.mean(1).ravel()
-            expected = np.histogram(averaged, HISTOGRAM_BINS, (0, 1))[0]
-            assert stats.histogram == tuple(expected.tolist())
-            assert sum(stats.histogram) == PASSES * one.height * one.width
-            ratios = [leading_ratio(scales[scale][layer][0].T) for scales in passes]
-            assert stats.principal_component_ratio == pytest.approx(np.mean(ratios))
-            assert stats.sensitivity is None
+def test_entropies_of_0_and_1_fall_into_the_outer_bins_and_rounding_beyond_does_not_count() -> None:
+    recorder = EntropyRecorder(((2, 2),), 1, 1)
+    recorder.on_scale(0)
+    recorder.on_attention(0, torch.tensor([[[0.0, -1e-7, 1.0, 1.0 + 1e-6]]]))
+    recorder.on_hidden(0, torch.ones(1, 4, 4))
+    recording = recorder.recording()
+    assert recording.histogram[0, 0, 0].tolist() == [2, *[0] * (HISTOGRAM_BINS - 2), 2]
+    assert (recording.entropy_sum.item(), recording.entropy_square.item()) == (2.0, 2.0)
 
 
-def test_entropies_of_0_and_1_fall_into_the_outer_bins() -> None:
-    recorder = EntropyRecorder(((1, 2),), 1, 1)
-    recorder.on_attention(0, torch.tensor([[[0.0, 1.0]]]))
-    recorder.on_hidden(0, torch.ones(1, 2, 4))
-    (layer,) = recorder.scales()[0].layers
-    assert layer.histogram == (1, *[0] * (HISTOGRAM_BINS - 2), 1)
-    assert (layer.entropy_mean, layer.entropy_deviation) == ((0.5,), (0.5,))
+def test_ratios_do_not_depend_on_how_many_gram_matrices_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = record(3).principal_component_ratio
+    solved: list[int] = []
+    every = module.leading_ratios
+    monkeypatch.setattr(module, "_GRAM_BYTES", 2 * WIDTH * WIDTH * 8)
+    monkeypatch.setattr(module, "leading_ratios", lambda *given: (solved.append(len(given[1])), every(*given))[1])
+    np.testing.assert_allclose(record(3).principal_component_ratio, together, rtol=1e-12)
+    assert max(solved[-2:]) == 2
+    assert sum(solved) == LAYERS * len(GRIDS)
 
 
-def test_memory_does_not_grow() -> None:
-    def held(recorder: EntropyRecorder) -> int:
-        return sum(value.nbytes for value in vars(recorder).values() if isinstance(value, np.ndarray))
+def test_one_call_solves_a_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    every = torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda grams: (shapes.append(tuple(grams.shape)), every(grams))[1])
+    record(0)
+    assert shapes == [(LAYERS, n, n) for n in (1, 4, 8)]
 
+
+def test_a_recorder_forgets() -> None:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
-    before, names = held(recorder), set(vars(recorder))
-    for seed in range(3):
-        fill(recorder, stream(seed))
-    assert held(recorder) == before
-    assert set(vars(recorder)) == names
-    assert not any(isinstance(value, list | dict | torch.Tensor) for value in vars(recorder).values())
-
-
-def test_a_layer_that_was_never_seen() -> None:
-    recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
-    fill(recorder, [stream()[0][:1]])
+    show(recorder, 1, scales=(0, 1))  # broken off
+    show(recorder, 2)
+    again, expected = recorder.recording(), record(2)
+    np.testing.assert_array_equal(again.entropy_sum, expected.entropy_sum)
+    np.testing.assert_array_equal(again.histogram, expected.histogram)
     with pytest.raises(ValueError, match="not every scale and layer was observed"):
-        recorder.scales()
+        recorder.recording()
+    # what was handed out is not written to any more
+    show(recorder, 4)
+    np.testing.assert_array_equal(again.entropy_sum, expected.entropy_sum)
+
+
+def test_nothing_of_the_generation_is_held_after_it() -> None:
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(one) is torch.Tensor for one in gc.get_objects())
+
+    recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
+    before = tensors()
+    show(recorder, 0)
+    assert tensors() > before
+    recorder.recording()
+    assert tensors() == before
+
+
+@pytest.mark.parametrize("missing", ["scale", "layer", "components"])
+def test_what_was_never_seen(missing: str) -> None:
+    recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
+    show(recorder, 0, scales=(0, 1) if missing == "scale" else range(3))
+    if missing == "layer":
+        recorder = EntropyRecorder(GRIDS, LAYERS + 1, HEADS)
+        show(recorder, 0)
+    if missing == "components":
+        recorder.on_scale(0)
+        recorder.on_attention(0, torch.zeros(1, HEADS, 1))
+    with pytest.raises(ValueError, match="not every scale and layer was observed"):
+        recorder.recording()
+
+
+@pytest.mark.parametrize("shape", [(2, HEADS, 3), (2, HEADS + 1, 4)])
+def test_entropies_of_another_size(shape: tuple[int, ...]) -> None:
+    recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
+    recorder.on_scale(1)
+    with pytest.raises(ValueError, match=r"expected \(2, 4\)"):
+        recorder.on_attention(0, torch.zeros(shape))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_model_whose_numbers_overflow(value: float) -> None:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
     recorder.on_scale(1)
+    hidden = torch.zeros(2, 4, WIDTH)
+    hidden[1] = value
+    recorder.on_hidden(1, hidden)  # the unconditional row does not count
+    hidden[0, 3, 2] = value
     with pytest.raises(CheckpointError, match="layer 1 computes numbers that are not finite at scale 1"):
-        recorder.on_hidden(1, torch.full((2, 6, 4), value))
+        recorder.on_hidden(1, hidden)
+
+
+def test_entropies_that_are_no_numbers() -> None:
+    recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
+    recorder.on_scale(1)
+    entropy = torch.zeros(2, HEADS, 4)
+    recorder.on_attention(1, entropy)
+    entropy[0, 1, 2] = float("nan")
+    recorder.on_attention(2, entropy)
+    with pytest.raises(CheckpointError, match="attention of layer 2 computes numbers that are not finite at scale 1"):
+        recorder.on_scale(2)

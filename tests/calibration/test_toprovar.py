@@ -12,7 +12,6 @@ from toprovar.calibration.policies.dense import POLICY as DENSE
 from toprovar.calibration.policies.toprovar import POLICY, ToProVAR
 from toprovar.calibration.policy import Task
 from toprovar.errors import UsageError
-from toprovar.extensions import POLICIES
 from toprovar.manifest import ModelRecord
 from toprovar.plan import SparsityPlan
 from toprovar.stats import CalibrationStats, LayerStats, PromptStats, ScaleStats
@@ -43,7 +42,7 @@ def make_stats(ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), seed: int = 0) 
     for height, width in SCHEDULE:
         keys += height * width
         layers = tuple(
-            LayerStats((0.5,) * HEADS, (0.0,) * HEADS, (0,) * 4, float(rng.uniform(0.2, 0.9)), None)
+            LayerStats((0.5,) * HEADS, (0.0,) * HEADS, ((0,) * 4,) * HEADS, float(rng.uniform(0.2, 0.9)), 0.0)
             for _ in range(LAYERS)
         )
         scales.append(ScaleStats(height, width, keys, layers))
@@ -55,7 +54,10 @@ def make_stats(ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4), seed: int = 0) 
         layers=LAYERS,
         heads=HEADS,
         scales=tuple(scales),
-        prompts=tuple(PromptStats(f"prompt {i}", (ratio,) * len(SCHEDULE)) for i, ratio in enumerate(ratios)),
+        prompts=tuple(
+            PromptStats(f"prompt {i}", i, (0.5,) * len(SCHEDULE), (ratio,) * len(SCHEDULE), (0.1,) * len(SCHEDULE))
+            for i, ratio in enumerate(ratios)
+        ),
         seconds={},
     )
 
@@ -145,23 +147,16 @@ def test_deviations_of_zero_do_not_divide() -> None:
     assert plan.ranking.observers == (3, 4)
 
 
-@pytest.mark.parametrize("name", POLICIES.names())
-def test_every_policys_plan_opens(name: str) -> None:
-    stats = make_stats()
-    plan = POLICIES.load(name)(stats, task(0.6))
-    assert SparsityPlan.from_json(plan.to_json()) == plan
-    assert plan.policy == name
-    assert [(scale.height, scale.width) for scale in plan.scales] == list(SCHEDULE)
-    assert plan.cost.dense_flops == pytest.approx(DENSE(stats, task(1)).cost.dense_flops)
-
-
 def test_a_schedule_of_one_scale_cannot_be_pruned() -> None:
     stats = make_stats()
     one = dataclasses.replace(
         stats,
         schedule=stats.schedule[:1],
         scales=stats.scales[:1],
-        prompts=tuple(dataclasses.replace(p, low_entropy_ratio=(0.5,)) for p in stats.prompts),
+        prompts=tuple(
+            dataclasses.replace(p, entropy_mean=(0.5,), low_entropy_ratio=(0.5,), high_frequency=(0.1,))
+            for p in stats.prompts
+        ),
     )
     with pytest.raises(UsageError, match="out of reach"):
         POLICY(one, task(0.9))

@@ -24,12 +24,12 @@ from toprovar.manifest import ModelRecord
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.loader import Defaults, LoadedModel, guidance_layers
-from toprovar.pipeline import constants_of
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
 from toprovar.signature import Signature
+from toprovar.subject import Subject
 
 from ..tiny_nano import with_kept
 
@@ -50,16 +50,20 @@ def make_model(patchify: bool) -> LoadedModel:
 
 
 def make_plan(record: ModelRecord, pruning: Pruning) -> SparsityPlan:
-    """Half of the tokens in the second layer, or without a selector the first layer left out at the last scale."""
+    """Half of the tokens in the second layer, or without a selector the first layer left out at the last scale.
+
+    Restorations that look at the whole scale get half of the tokens in both.
+    """
     table = (((0.8,) * HEADS,) * len(pruning.observers),) * len(GRIDS) if pruning.observers else ()
     sorts = pruning.selector != "none"
+    whole = pruning.restoration in ("anchor", "nearest")
     plan = with_kept(
         dataclasses.replace(
             dense_plan(GRIDS, Task(record, 1.0, 4)),
             ranking=Ranking(pruning.selector, pruning.observers, table, table),
             restoration=pruning.restoration,
         ),
-        lambda s, t: (t, t // 2 if s else t) if sorts else (t if s < 3 else 0, t),
+        lambda s, t: (t // 2 if s and whole else t, t // 2 if s else t) if sorts else (t if s < 3 else 0, t),
     )
     late = "reused" if pruning.reuses_guidance else "full"
     scales = (dataclasses.replace(one, unconditional=late if s > 1 else "full") for s, one in enumerate(plan.scales))
@@ -82,7 +86,8 @@ def compile_steps(
     save_graphs(graphs, folder)
     assert build_for_onnxruntime(folder, names).keys() == {"onnxruntime"}
     cases: list[Case] = []
-    constants = constants_of(loaded, GRIDS, plan.ranking, plan.restoration)
+    subject = Subject(loaded, None, record, GRIDS)  # type: ignore[arg-type]
+    constants = subject.constants(plan.ranking, plan.restoration)
     backend = TorchBackend(record, GRIDS, constants, loaded, pruning)
     backend.tap = lambda *call: cases.append(Case(*call))
     session = Session(backend, plan, loaded.sampling(len(GRIDS)), None)
@@ -100,8 +105,20 @@ def compile_steps(
         (False, (0,), Pruning()),
         (True, (0,), Pruning("random", restoration="blank", reuses_guidance=True)),
         (False, (0,), Pruning("both_scales", (0,), "cached")),
+        (False, (0,), Pruning("deviation", restoration="cached")),
+        (True, (0,), Pruning("chunk_change", restoration="anchor")),
+        (False, (0,), Pruning("structure_texture", restoration="nearest")),
     ],
-    ids=["patchify, guided twice", "guided in a layer", "unsorted", "blank, guidance reused", "cached"],
+    ids=[
+        "patchify, guided twice",
+        "guided in a layer",
+        "unsorted",
+        "blank, guidance reused",
+        "cached",
+        "deviation, cached",
+        "change of a chunk, anchors, patchify",
+        "structure and texture, nearest",
+    ],
 )
 def test_onnxruntime_agrees_with_torch(
     patchify: bool, insertion: tuple[int, ...], pruning: Pruning, tmp_path: Path

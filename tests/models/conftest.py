@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from toprovar import signature
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
-from toprovar.models.geometry import scale_constants
+from toprovar.models.geometry import restore_constants, scale_constants
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.schedules import Schedule
 from toprovar.models.step import Prompt, ScaleStep
@@ -124,7 +124,7 @@ def _generate(
     config, rows = backbone.config, len(features)
     factor = 2 if step.patchify else 1
     latent = tuple((h * factor, w * factor) for h, w in grids)
-    constants = scale_constants(grids, config.head_dim, latent)
+    constants = scale_constants(grids, config.head_dim, latent) | restore_constants(grids)
     given = dict(zip(signature.prompt(config.depth).outputs, Prompt(backbone)(features, mask), strict=True))
     pasts = signature.cache_names(config.depth, "past")
     given |= {name: torch.zeros(rows, config.heads, 0, config.head_dim) for name in pasts}
@@ -140,6 +140,8 @@ def _generate(
         "entropy_mean": torch.full((len(step.pruning.observers), config.heads), 0.9),
         "entropy_deviation": torch.full((len(step.pruning.observers), config.heads), 0.1),
     }
+    updates, updated = signature.update_names(config.depth), 0
+    given |= dict.fromkeys(updates, torch.zeros(rows, 1, config.width))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     result = Generation([], [])
     for scale, (height, width) in enumerate(grids[:scales]):
@@ -151,6 +153,9 @@ def _generate(
             given["order"] = order(tokens)
             counts = [tokens] * config.depth if kept is None else kept(scale, tokens)
             given["kept"] = torch.tensor(counts)
+            given.setdefault("carried_logits", torch.zeros(images, tokens, config.code_bits, 2))
+            for name in ("restore_rows", "restore_columns"):
+                given[name] = torch.from_numpy(constants[f"{name}.{updated}.{scale}"])
         result.logits.append(step.guided_logits(step.run_blocks(given).hidden, given))
         outputs = dict(zip(step.signature.outputs, step(*(given[name] for name in step.signature.inputs)), strict=True))
         if forced is not None:
@@ -160,4 +165,9 @@ def _generate(
         given |= {name: outputs[name.replace("past", "present")] for name in pasts}
         if "next_prior" in outputs:
             given["prior"] = outputs["next_prior"]
+        if "next_carried_logits" in outputs:
+            given["carried_logits"] = outputs["next_carried_logits"]
+        if f"new_{updates[0]}" in outputs and all(count == tokens for count in counts):
+            updated = scale
+            given |= {name: outputs[f"new_{name}"] for name in updates}
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from toprovar.calibration.policies.toprovar import POLICY
 from toprovar.calibration.policy import Task
+from toprovar.calibration.prompt_table import PromptTable
 from toprovar.cli import group, run
 from toprovar.deployment import Deployment
 from toprovar.runtime.session import Session
@@ -58,7 +60,11 @@ def test_what_is_on_the_disk_opens(compiled: Compiled) -> None:
     # every token's entropy was counted once
     for scale in stats.scales:
         for layer in scale.layers:
-            assert sum(layer.histogram) == scale.height * scale.width * len(PROMPTS)
+            assert {sum(counts) for counts in layer.histogram} == {scale.height * scale.width * len(PROMPTS)}
+    assert list(stats.seconds) == ["entropy", "generation", "observation", "principal components"]
+    assert all(seconds > 0 for seconds in stats.seconds.values())
+    table = PromptTable.load(deployment.path("report/calibration.safetensors"), stats)
+    assert table.subset(range(len(PROMPTS))) == dataclasses.replace(stats, seconds={})
 
 
 def test_nothing_else_was_left(compiled: Compiled) -> None:
@@ -106,7 +112,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--policy", "toprovarr"], "unknown policy 'toprovarr'; expected one of dense, toprovar"),
+        (["--policy", "toprovarr"], "unknown policy 'toprovarr'; expected one of dense, "),
         (["--backend", "cuda"], "cannot compile for 'cuda'; expected onnxruntime"),
         (["--backend", "torch"], "the torch backend runs any deployment"),
         (["--aspect-ratio", "7:1"], "7:1"),

@@ -41,7 +41,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_compile_and_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_and_run(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     target = tmp_path / "deployment"
     arguments = [str(checkpoint / "infinity_tiny.pth"), "-o", str(target)]
     arguments += ["--text-encoder", str(checkpoint / "t5"), "--prompts", str(checkpoint / "prompts.txt")]

@@ -48,7 +48,7 @@ def parted(session: Session) -> Session:
     """The session with a depth rule by which the first of `PROMPTS` runs sparse earlier than another."""
     rule = session.plan.depth_rule
     assert rule is not None
-    ratios = [image.low_entropy_ratio for image in session(PROMPTS, generator=SEEDS).images]
+    ratios = [image.statistic for image in session(PROMPTS, generator=SEEDS).images]
     low, high = min(ratios), max(ratios)
     assert low < high, "prompts with different ratios are needed"
     depths = (rule.decided_after + 1, rule.decided_after + 3)

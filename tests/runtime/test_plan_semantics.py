@@ -164,8 +164,8 @@ def test_the_depth_rule_decides_from_which_scale_on(depth: int, session: Session
     plan = with_kept(session.plan, lambda s, t: (max(t // 3, 1),) * 2 if s else (t, t), rule)
     image, dense = run(session, plan), run(session, plan, dense=True)
     assert (image.depth, dense.depth) == (depth, 7)
-    assert image.low_entropy_ratio is not None
-    assert dense.low_entropy_ratio is None
+    assert image.statistic is not None
+    assert dense.statistic is None
     same = [np.array_equal(a, b) for a, b in zip(image.bits, dense.bits, strict=True)]
     assert all(same[:depth])
     assert depth == 7 or not same[depth]
@@ -178,5 +178,5 @@ def test_extremes_of_the_statistic(ratio: float, side: int, session: Session) ->
     low_below = -1e6 if ratio == 0 else 1e6
     rule = DepthRule("low_entropy_ratio", 3, low_below, (0.5,), (4, 6))
     image = run(session, with_kept(session.plan, lambda s, t: (max(t // 2, 1),) * 2 if s else (t, t), rule))
-    assert image.low_entropy_ratio == ratio
+    assert image.statistic == ratio
     assert image.depth == rule.depths[side]

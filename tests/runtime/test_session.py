@@ -13,6 +13,7 @@ from toprovar.runtime.session import Session
 
 SIDES = (1, 2, 3, 4, 5)
 RULE = DepthRule("low_entropy_ratio", 1, -0.5, (0.5,), (2, 4))
+UNOBSERVED = DepthRule("high_frequency", 1, None, (0.5,), (2, 4))
 
 
 def make_session(kept: dict[int, tuple[int, int]], rule: DepthRule | None) -> Session:
@@ -54,6 +55,10 @@ LATE = {3: (8, 8), 4: (8, 16)}
         (LATE, None, 5, "....."),
         # until the depth is decided, only the deciding scale is observed
         (LATE, RULE, None, ".d..."),
+        # a statistic that reads no entropy observes it only if the next scale may be ranked by it
+        (LATE, UNOBSERVED, None, "....."),
+        ({2: (4, 4)}, UNOBSERVED, None, ".d..."),
+        ({2: (4, 4)}, UNOBSERVED, 2, ".ds.."),
         # scale 3 is sparse, so scale 2 must rank its tokens; the last scale has no next one
         (LATE, RULE, 3, "..dss"),
         (LATE, RULE, 4, "...ds"),

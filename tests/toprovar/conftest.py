@@ -12,7 +12,7 @@ from toprovar.cost import plan_cost
 from toprovar.deployment_writer import DeploymentWriter
 from toprovar.manifest import Manifest, ModelRecord, SamplingDefaults, TextRecord
 from toprovar.plan import DepthRule, Ranking, ScalePlan, SparsityPlan
-from toprovar.stats import CalibrationStats, LayerSensitivity, LayerStats, PromptStats, ScaleStats
+from toprovar.stats import CalibrationStats, GuidanceSensitivity, LayerSensitivity, LayerStats, PromptStats, ScaleStats
 
 MODEL = "0123456789abcdef" * 4
 GRIDS = ((1, 1), (2, 2), (3, 4))
@@ -38,6 +38,7 @@ def plan() -> SparsityPlan:
 def stats() -> CalibrationStats:
     layer = LayerStats((0.25, 0.5), (0.1, 0.0), ((0, 7, 5), (12, 0, 0)), 0.75, 0.125)
     sensitive = (LayerSensitivity(0.5, 0.01, 0.0625, None), LayerSensitivity(0.25, 0.5, 0.125, None))
+    guidance = (GuidanceSensitivity("reused", 0.125, 0.25),)
     keys = (1, 5, 17)
     return CalibrationStats(
         model_sha256=MODEL,
@@ -47,10 +48,10 @@ def stats() -> CalibrationStats:
         layers=3,
         heads=2,
         scales=tuple(
-            ScaleStats(*grid, count, (layer, layer, dataclasses.replace(layer, sensitivity=sensitive)))
+            ScaleStats(*grid, count, (layer, layer, dataclasses.replace(layer, sensitivity=sensitive)), guidance)
             for grid, count in zip(GRIDS, keys, strict=True)
         ),
-        prompts=(PromptStats("a red circle", 3, (0.0, 0.25, 0.5), (0.0, 0.5, 1.0)),),
+        prompts=(PromptStats("a red circle", 3, (0.0, 0.25, 0.5), (0.0, 0.5, 1.0), (0.1, 1.5, 0.0)),),
         seconds={"forward": 1.5},
     )
 

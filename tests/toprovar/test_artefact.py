@@ -36,7 +36,7 @@ def test_floats_are_exact(value: float) -> None:
 
 def test_numbers_stand_on_one_line_and_scales_on_one_each(plan: SparsityPlan) -> None:
     lines = plan.to_json().splitlines()
-    assert '  "schema_version": 1,' in lines
+    assert '  "schema_version": 2,' in lines
     assert '    {"height": 3, "width": 4, "kept": [12, 6, 0], "unconditional": "full"}' in lines
     many = jsonfile.render({"numbers": list(range(200))})
     assert len(many.splitlines()) == 3
@@ -46,9 +46,9 @@ def test_numbers_stand_on_one_line_and_scales_on_one_each(plan: SparsityPlan) ->
     ("old", "new", "message"),
     [
         (
-            '"schema_version": 1',
             '"schema_version": 2',
-            "plan.json: schema_version: expected 1, got 2; it is from another version of ToProVAR: "
+            '"schema_version": 1',
+            "plan.json: schema_version: expected 2, got 1; it is from another version of ToProVAR: "
             "make it anew with toprovar-compile",
         ),
         (
@@ -63,8 +63,8 @@ def test_numbers_stand_on_one_line_and_scales_on_one_each(plan: SparsityPlan) ->
         ("0.25", "9" * 5000, "plan.json: not valid: an integer is too long"),
         ("0.25", "[" * 200_000, "plan.json: not valid: nested too deeply"),
         ("0.25", "0.25 0.5", "plan.json: not valid JSON at line "),
-        ('"identity"', '"cached"', "plan.json: restoration: expected 'identity', got 'cached'"),
-        ('"full"', '"skip"', "plan.json: scales[0].unconditional: expected 'full', got 'skip'"),
+        ('"identity"', '"zero"', "plan.json: restoration: expected one of "),
+        ('"full"', '"skip"', "plan.json: scales[0].unconditional: expected one of 'full', 'reused', 'omitted', got"),
     ],
 )
 def test_a_bad_edit_is_named(plan: SparsityPlan, tmp_path: Path, old: str, new: str, message: str) -> None:

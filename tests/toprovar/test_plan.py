@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toprovar.errors import ArtefactError
-from toprovar.extensions import SELECTORS
+from toprovar.extensions import RESTORATIONS, SELECTORS, STATISTICS
 from toprovar.plan import DepthRule, PlanCost, Ranking, ScalePlan, SparsityPlan
 
 RULE = DepthRule("low_entropy_ratio", 1, -0.5, (0.25, 0.5), (2, 3, 3))
@@ -39,8 +39,16 @@ def test_depth(ratio: float, depth: int) -> None:
 
 @pytest.mark.parametrize("ratio", [float("nan"), -0.1, 1.1])
 def test_depth_of_no_ratio_is_a_bug(ratio: float) -> None:
-    with pytest.raises(ValueError, match="expected a ratio from 0 to 1"):
+    with pytest.raises(ValueError, match="expected a finite number from 0 to 1, got"):
         RULE.depth(ratio)
+
+
+def test_how_large_a_statistic_may_be_is_its_own_affair() -> None:
+    rule = DepthRule("high_frequency", 1, None, (0.25, 50.0), (2, 3, 4))
+    assert [rule.depth(value) for value in (0.0, 49.9, 50.0, 1e9)] == [2, 3, 4, 4]
+    for value in (float("nan"), float("inf"), -0.1):
+        with pytest.raises(ValueError, match="expected a finite number from 0 to inf, got"):
+            rule.depth(value)
 
 
 @given(
@@ -115,7 +123,15 @@ def test_depth_is_monotone(thresholds: list[float], falling: bool, data: st.Data
         ),
         (
             lambda: replace(RULE, statistic="mean"),
-            "statistic: expected 'low_entropy_ratio', got 'mean'",
+            f"statistic: expected one of {', '.join(STATISTICS.names())}, got 'mean'",
+        ),
+        (
+            lambda: replace(RULE, low_below=None),
+            "low_below: expected a number for the statistic 'low_entropy_ratio', got null",
+        ),
+        (
+            lambda: replace(RULE, statistic="high_frequency"),
+            "low_below: expected null for the statistic 'high_frequency', got -0.5",
         ),
         (lambda: PlanCost(3.0, 1.0, (1.0,), (1.0,)), "dense_flops: expected the sum of its scales, 1.0, got 3.0"),
         (
@@ -141,7 +157,7 @@ def test_a_part_that_does_not_fit_is_refused(make: Callable[[], object], message
         (lambda plan: {"model_sha256": "0"}, "model_sha256: expected 64 hexadecimal digits, got '0'"),
         (
             lambda plan: {"restoration": "zero"},
-            "restoration: expected one of 'identity', 'cached', 'blank', got 'zero'",
+            f"restoration: expected one of {', '.join(RESTORATIONS.names())}, got 'zero'",
         ),
         (lambda plan: {"schema_version": 1}, "schema_version: expected 2, got 1"),
         (
@@ -196,6 +212,13 @@ def test_a_plan_that_does_not_agree_is_refused(
     with pytest.raises(ArtefactError) as caught:
         replace(plan, **change(plan))
     assert str(caught.value) == message
+
+
+def test_a_statistic_without_entropy_needs_no_observers(plan: SparsityPlan) -> None:
+    scales = tuple(replace(scale, kept=(0, scale.tokens, 0)) for scale in plan.scales)
+    rule = DepthRule("high_frequency", 0, None, (0.1,), (1, 3))
+    skipping = replace(plan, scales=scales, ranking=Ranking("none"), depth_rule=rule)
+    assert SparsityPlan.from_json(skipping.to_json()) == skipping
 
 
 def test_a_plan_without_ranking_may_leave_layers_out(plan: SparsityPlan) -> None:

@@ -49,6 +49,23 @@ __all__ = ["command"]
     show_default=True,
     help="Transformer FLOPs to aim at, as a share of dense.",
 )
+@click.option(
+    "--target-speedup",
+    type=click.FloatRange(1, min_open=True),
+    help="Aim at being this many times faster than dense on this machine instead; measured.",
+)
+@click.option(
+    "--max-quality-drop",
+    type=click.FloatRange(0, 1),
+    help="Save as much as costs at most this much of the score of the model's suite instead; measured.",
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A parameter of the policy; may be repeated.",
+)
 @click.option("--aspect-ratio", metavar="W:H", default="1:1", show_default=True, help="Image shape.")
 @click.option(
     "--resolution",
@@ -84,6 +101,9 @@ def command(
     backend: str,
     policy: str,
     target_flops: float,
+    target_speedup: float | None,
+    max_quality_drop: float | None,
+    settings: tuple[str, ...],
     aspect_ratio: str,
     resolution: str | None,
     cfg_insertion_layers: tuple[int, ...],
@@ -99,7 +119,10 @@ def command(
     MODEL is `nano`, a checkpoint (.pt, .pth, .safetensors) or a folder of shards.
     """
     from toprovar.pipeline import compile_model
+    from toprovar.targets import Target
 
+    if target_speedup is not None and max_quality_drop is not None:
+        raise click.UsageError("--target-speedup and --max-quality-drop exclude one another")
     summary = compile_model(
         model,
         output,
@@ -108,7 +131,8 @@ def command(
         prompts=prompts,
         backend=backend,
         policy=policy,
-        target_flops=target_flops,
+        parameters=_parameters(settings),
+        target=Target(target_speedup, max_quality_drop, target_flops),
         aspect_ratio=aspect_ratio,
         resolution=resolution,
         cfg_insertion_layers=cfg_insertion_layers,
@@ -127,6 +151,14 @@ def command(
         f"  next               toprovar run {output} PROMPT -o image.png; toprovar inspect {output}",
         sep="\n",
     )
+
+
+def _parameters(settings: tuple[str, ...]) -> dict[str, str]:
+    pairs = [setting.partition("=") for setting in settings]
+    for (name, equals, _), setting in zip(pairs, settings, strict=True):
+        if not name or not equals:
+            raise click.BadParameter(f"expected NAME=VALUE, got {setting!r}", param_hint="--set")
+    return {name: value for name, _, value in pairs}
 
 
 def _verified(summary: dict[str, Any]) -> str:

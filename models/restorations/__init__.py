@@ -1,0 +1,1 @@
+"""What becomes of tokens that a layer does not compute, one way a file; each defines ``RESTORATION``."""

@@ -1,0 +1,1 @@
+"""What a prompt's depth may be decided by, one statistic a file, found by its name; each defines ``STATISTIC``."""

@@ -1,0 +1,107 @@
+"""Runs a calibration on the model itself, with a journal that survives an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toprovar.calibration.calibrate import Observe, Probe, calibrate
+from toprovar.calibration.journal import Journal, cache_folder, fingerprint
+from toprovar.calibration.recorder import EntropyRecorder
+from toprovar.calibration.recording import Recording
+from toprovar.calibration.sensitivity import SensitivityRecord, measure_sensitivity
+from toprovar.plan import Ranking
+from toprovar.probing import probe as probed_scales
+from toprovar.progress import Stages
+from toprovar.pruning import Restoration
+from toprovar.stats import CalibrationStats
+from toprovar.subject import Subject
+
+__all__ = ["Calibrated", "calibrated"]
+
+_PROBED_SCALES = 5
+"""Scales that are probed, from the last: nearly all of the FLOPs."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration.
+
+    Attributes:
+        stats: what it measured.
+        journal: to be cleared once they have served.
+    """
+
+    stats: CalibrationStats
+    journal: Journal
+
+
+def calibrated(
+    subject: Subject,
+    prompts: Sequence[str],
+    seed: int,
+    stages: Stages,
+    table: Path,
+    probes: Restoration | None = None,
+) -> Calibrated:
+    """Calibrates, or goes on where an earlier run was interrupted.
+
+    Args:
+        subject: the model.
+        prompts: calibration prompts.
+        seed: of the first prompt's noise.
+        stages: told how far it is.
+        table: where the measurements prompt by prompt are written.
+        probes: the restoration to measure sensitivities with; None measures none.
+
+    Raises:
+        ToProVARError: anything that the user can mend.
+    """
+    record, grids = subject.record, subject.grids
+    recorder = EntropyRecorder(grids, record.layers, record.heads)
+    watched = subject.session(subject.torch_backend(Ranking("none"), observer=recorder))
+
+    def measure(prompt: str, own: int) -> Recording:
+        watched(prompt, generator=own)
+        return recorder.recording()
+
+    def observe(ranking: Ranking) -> Observe:
+        return subject.session(subject.torch_backend(ranking)).observe
+
+    def probe(ranking: Ranking) -> Probe:
+        backend = subject.torch_backend(ranking, probes or "identity", reuses_guidance=True)
+        session = subject.session(backend)
+        guided = any(value != 1 for value in session.sampling.guidance)
+        first = max(len(grids) - _PROBED_SCALES, 1)
+
+        def one(prompt: str, own: int) -> SensitivityRecord:
+            trials = probed_scales(session, backend, prompt, own)
+            return measure_sensitivity(trials, len(grids), record.layers, first, guided)
+
+        return one
+
+    # The model's hash does not cover a text encoder of its own folder, so what it makes of a prompt stands for it.
+    features = watched.backend.encode_text(subject.text.token_ids(prompts[0])) if prompts else None
+    others = {
+        "torch": importlib.metadata.version("torch"),
+        "text": hashlib.sha256(b"" if features is None else features.tobytes()).hexdigest(),
+    }
+    key = fingerprint(record, watched.sampling, grids, prompts, seed, others)
+    journal = Journal(cache_folder(), key, stages.remark)
+    stats = calibrate(
+        record,
+        grids,
+        prompts,
+        seed,
+        measure,
+        observe,
+        stages.progress,
+        journal,
+        table,
+        probe if probes is not None else None,
+        probes or "",
+    )
+    return Calibrated(stats, journal)

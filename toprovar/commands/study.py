@@ -1,0 +1,38 @@
+"""`toprovar study`: answer a question about the method by a measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from toprovar.console import print_json, results
+
+__all__ = ["command"]
+
+
+@click.command(name="study")
+@click.argument("name")
+@click.option("--model", metavar="MODEL", default="nano", show_default=True, help="As of `toprovar compile`.")
+@click.option("--suite", metavar="NAME", default="shapes", show_default=True, help="What judges the images.")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Use N prompts of the suite at most.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the calibration.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("build/studies"),
+    show_default=True,
+    help="Folder for NAME.json and NAME.png; DIR/report/studies of a deployment puts them into its report.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def command(name: str, model: str, suite: str, limit: int | None, seed: int, output: Path, as_json: bool) -> None:
+    """Run the study NAME and write its table and picture."""
+    from toprovar.studying import run_study
+
+    made = run_study(name, output, model=model, suite=suite, limit=limit, seed=seed)
+    if as_json:
+        print_json(made)
+        return
+    results().print(made["question"], made["caption"], output / f"{name}.png", sep="\n", soft_wrap=True)

@@ -1,0 +1,115 @@
+"""A subject's graphs: exported once for everything that plans may share, and checked against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from toprovar.compiler.build import build_for_onnxruntime
+from toprovar.compiler.export_onnx import export_graph
+from toprovar.compiler.modules import build_modules
+from toprovar.compiler.trace import trace_graph
+from toprovar.compiler.verify import Case, GraphCheck, GraphVerifier
+from toprovar.compiler.weights import save_graphs
+from toprovar.constants import save_constants
+from toprovar.plan import Ranking, SparsityPlan
+from toprovar.progress import Stages
+from toprovar.pruning import Pruning
+from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from toprovar.runtime.session import Session
+from toprovar.subject import Subject
+
+__all__ = ["BuiltGraphs", "GraphStore", "check_graphs"]
+
+
+@dataclass(frozen=True)
+class BuiltGraphs:
+    """Graphs in a folder of their own.
+
+    Attributes:
+        folder: holds NAME.onnx, the weights and the tables.
+        versions: of the engine that they were built for.
+    """
+
+    folder: Path
+    versions: Mapping[str, str]
+
+
+@dataclass
+class GraphStore:
+    """Builds graphs for ONNX Runtime on demand; plans that differ in counts alone share them.
+
+    Args:
+        subject: the model.
+        folder: where each build gets a folder.
+        stages: told how far it is.
+    """
+
+    subject: Subject
+    folder: Path
+    stages: Stages
+    _built: dict[tuple[Pruning, Ranking], BuiltGraphs] = field(default_factory=dict)
+
+    def graphs(self, plan: SparsityPlan) -> BuiltGraphs:
+        """The graphs of a plan."""
+        key = plan.pruning, plan.ranking
+        if key not in self._built:
+            self._built[key] = self._build(plan, self.folder / f"graphs-{len(self._built)}")
+        return self._built[key]
+
+    def session(self, plan: SparsityPlan) -> Session:
+        """A session of the plan on ONNX Runtime."""
+        subject, folder = self.subject, self.graphs(plan).folder
+        constants = subject.constants(plan.ranking, plan.restoration)
+        backend = OnnxRuntimeBackend(subject.record, subject.grids, constants, folder, plan.pruning)
+        return subject.session(backend, plan)
+
+    def _build(self, plan: SparsityPlan, folder: Path) -> BuiltGraphs:
+        folder.mkdir(parents=True)
+        subject = self.subject
+        save_constants(folder, subject.constants(plan.ranking, plan.restoration))
+        modules = build_modules(subject.loaded, subject.record, plan.pruning)
+        channels = subject.loaded.backbone.config.text_channels
+        observers = len(plan.ranking.observers)
+        graphs = []
+        for index, (name, (module, contract)) in enumerate(modules.items()):
+            traced = trace_graph(name, module, contract, subject.record, observers, channels)
+            graphs.append(export_graph(traced, plan))
+            self.stages.progress("export", index + 1, len(modules))
+        with self.stages.stage("save"):
+            save_graphs(graphs, folder)
+        with self.stages.stage("build"):
+            versions = build_for_onnxruntime(folder, [graph.name for graph in graphs])
+        return BuiltGraphs(folder, versions)
+
+
+def check_graphs(
+    subject: Subject, plan: SparsityPlan, prompts: Sequence[str], folder: Path, stages: Stages
+) -> list[GraphCheck]:
+    """Replays a dense and a sparse generation of every prompt graph by graph against the model.
+
+    Args:
+        subject: the model.
+        plan: what to run.
+        prompts: what to draw.
+        folder: holds the graphs.
+        stages: told how far it is.
+    """
+    verifier = GraphVerifier(folder, build_modules(subject.loaded, subject.record, plan.pruning))
+    total = 2 * len(prompts) * (len(subject.grids) + 3)  # text, prompt, scales, decode; sparse and dense
+    checks: list[GraphCheck] = []
+
+    def check(graph: str, scale: int | None, feed: dict[str, np.ndarray]) -> None:
+        checks.append(verifier.check(Case(graph, scale, feed)))
+        stages.progress("verify", len(checks), total)
+
+    backend = subject.torch_backend(plan.ranking, plan.restoration, plan.pruning.reuses_guidance)
+    backend.tap = check
+    session = subject.session(backend, plan)
+    for prompt in prompts:
+        session(prompt)
+        session(prompt, dense=True)
+    return checks
