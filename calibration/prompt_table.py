@@ -154,6 +154,7 @@ class PromptTable:
         scales = tuple(
             dataclasses.replace(
                 folded,
+                guidance=measured.guidance,
                 layers=tuple(
                     dataclasses.replace(layer, sensitivity=whole.sensitivity)
                     for layer, whole in zip(folded.layers, measured.layers, strict=True)

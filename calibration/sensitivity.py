@@ -53,11 +53,25 @@ class Attempt(Protocol):
 class Trial(Protocol):
     """A scale of a dense generation that can be computed in several ways before the generation goes on."""
 
-    scale: int
-    tokens: int
-    noise: np.ndarray
-    certain: float
-    last: bool
+    @property
+    def scale(self) -> int:
+        """Its index."""
+
+    @property
+    def tokens(self) -> int:
+        """Its tokens."""
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Sampling noise [tokens, bits]."""
+
+    @property
+    def certain(self) -> float:
+        """The logit difference from which a bit is not drawn."""
+
+    @property
+    def last(self) -> bool:
+        """Whether no scale follows."""
 
     def attempt(self, kept: Sequence[int], unconditional: Unconditional = "full") -> Attempt:
         """Computes the scale with these counts a layer."""

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class Laboratory:
         suite: name of the suite that judges.
         seed: of the calibration.
         prompts: calibration prompts; the model's own if None.
-        backend: engine that draws; ``torch`` needs no export.
+        backend: engine that draws, ``onnxruntime`` or ``torch``, which needs no export.
     """
 
     subject: Subject
@@ -99,7 +99,7 @@ class Laboratory:
     suite: str = "shapes"
     seed: int = 0
     prompts: Sequence[str] | None = None
-    backend: Literal["onnxruntime", "torch"] = "onnxruntime"
+    backend: str = "onnxruntime"
     _drawn: dict[tuple[str, int], tuple[GeneratedImage, float]] = field(default_factory=dict, init=False)
     _stats: dict[tuple[Any, ...], CalibrationStats] = field(default_factory=dict, init=False)
     _tables: dict[tuple[Any, ...], Path] = field(default_factory=dict, init=False)

@@ -6,6 +6,7 @@ import datetime
 import json
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,24 @@ from toprovar.jsonfile import write_text
 from toprovar.laboratory import Laboratory
 from toprovar.machine import describe_processor
 from toprovar.progress import Stages
-from toprovar.studies.base import Finding, Study
+from toprovar.studies.base import Study
 from toprovar.subject import Subject
 
-__all__ = ["run_study"]
+__all__ = ["print_study", "run_study"]
+
+_DEFAULTS = {"model": "nano", "resolution": None, "suite": "shapes", "limit": None, "seed": 0, "backend": "onnxruntime"}
 
 
 def run_study(
-    name: str, output: Path, *, model: str = "nano", suite: str = "shapes", limit: int | None = None, seed: int = 0
+    name: str,
+    output: Path,
+    *,
+    model: str = "nano",
+    resolution: str | None = None,
+    suite: str = "shapes",
+    limit: int | None = None,
+    seed: int = 0,
+    backend: str = "onnxruntime",
 ) -> dict[str, Any]:
     """Runs one study and writes NAME.json and NAME.png.
 
@@ -34,9 +45,11 @@ def run_study(
         name: of the study.
         output: folder to write into.
         model: what to study.
+        resolution: size of its images; the model's own if None.
         suite: what judges the images.
         limit: prompts of the suite at most.
         seed: of the calibration.
+        backend: engine that draws.
 
     Returns:
         What the JSON file holds.
@@ -47,11 +60,11 @@ def run_study(
     study: Study = STUDIES.load(name)
     with tempfile.TemporaryDirectory(prefix="toprovar-study-") as work, Stages() as stages, quiet():
         with stages.stage("load"):
-            subject = Subject.open(model)
-        finding = study.run(Laboratory(subject, Path(work), stages, suite, seed), limit)
+            subject = Subject.open(model, resolution=resolution)
+        finding = study.run(Laboratory(subject, Path(work), stages, suite, seed, backend=backend), limit)
         picture = png(finding.figure)
-    options = [f"--model {shlex.quote(model)}"] * (model != "nano") + [f"--suite {suite}"] * (suite != "shapes")
-    options += [f"--limit {limit}"] * (limit is not None) + [f"--seed {seed}"] * (seed != 0)
+    given = {"model": model, "resolution": resolution, "suite": suite, "limit": limit, "seed": seed, "backend": backend}
+    options = [f"--{key} {shlex.quote(str(value))}" for key, value in given.items() if value != _DEFAULTS[key]]
     made = {
         "title": study.title,
         "question": study.question,
@@ -64,15 +77,25 @@ def run_study(
     }
     output.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.png").write_bytes(picture)
-    write_text(output / f"{name}.json", json.dumps(made, indent=1))
-    _print(study, finding)
+    write_text(output / f"{name}.json", json.dumps(made, indent=1, allow_nan=False))
     return made
 
 
-def _print(study: Study, finding: Finding) -> None:
-    table = Table(title=study.title)
-    for column in finding.rows[0] if finding.rows else ():
-        table.add_column(str(column), justify="left" if column == "plan" else "right")
-    for row in finding.rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+def print_study(made: Mapping[str, Any]) -> None:
+    """Prints a study's table on stdout.
+
+    Args:
+        made: what `run_study` returns.
+    """
+    rows = made["rows"]
+    table = Table(title=made["title"])
+    for column in rows[0] if rows else ():
+        words = any(isinstance(row[column], str) for row in rows)
+        table.add_column(str(column), justify="left" if words else "right")
+    for row in rows:
+        table.add_row(*("" if value is None else _shown(value) for value in row.values()))
     results().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -14,7 +14,7 @@ Deviations:
 - r, and the number of scales left out, are what meets the target (published: 0.4, and 2);
 - one ranking a layer (published: one for each of its three sub-layers), of the conditional row for both rows of a
   guidance pair (published: each row for itself), so that one cached update a layer takes the place of three;
-- updates are resized bilinearly (published: by area);
+- updates are those of the latest scale that ran dense, resized bilinearly (published: of side 24, by area);
 - counts are multiples of 8 (published: any).
 """
 

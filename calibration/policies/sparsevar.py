@@ -9,7 +9,8 @@ final hidden state of an anchor whose logits resemble theirs with a cosine above
 Deviations:
 - a scale keeps a fixed count (published: the tokens with D / max D above 0.6, as many as there are); the share is
   the free parameter that meets the target, and the order is the one that the threshold cuts;
-- scales are counted from the last (published: sides 40, 48 and 64).
+- scales are counted from the last (published: sides 40, 48 and 64);
+- counts are multiples of 8 (published: any).
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ class ToProVAR(Policy):
         return table
 
     def _modes(self, stats: CalibrationStats) -> list[Unconditional]:
-        return [*["full"] * (len(stats.schedule) - 1), self.guidance]
+        early: list[Unconditional] = ["full"] * (len(stats.schedule) - 1)
+        return [*early, self.guidance]
 
     def _share(self, stats: CalibrationStats, task: Task, rule: DepthRule, a_max: float) -> float:
         """FLOPs over dense, averaged over the calibration prompts' own depths."""

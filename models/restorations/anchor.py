@@ -6,7 +6,8 @@ it if the similarity is above 0.8; a token that no anchor stands for keeps its i
 
 Deviations:
 - logits are carried over to the grid bilinearly (published: nearest), as everything is that a scale hands on;
-- anchors that are as near as the fourth all count (published: the first four).
+- anchors that are as near as the fourth all count (published: the first four);
+- codes are left out for every image and model (published: for one image of 32 bits).
 """
 
 from __future__ import annotations

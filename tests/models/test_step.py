@@ -228,3 +228,14 @@ def test_patchify_shuffles_between_transformer_and_decoder(
             tokens = F.pixel_unshuffle(shown, 2).flatten(2).transpose(1, 2)
             torch.testing.assert_close(outputs["next_x"][0], backbone.word_embed(tokens)[0], rtol=0, atol=1e-5)
             assert outputs["next_x"].shape[0] == 2
+
+
+def test_the_logits_that_are_handed_on_are_the_guided_ones(backbone: Infinity, generate: Generate) -> None:
+    step = ScaleStep(backbone, False, (DEPTH,), Pruning("chunk_change", restoration="anchor"), adaptive=True)
+    grids = ((1, 1), (2, 3), (4, 6))
+    result = generate(step, *text(2), grids=grids, guidance=3.0, temperature=0.5, order=identity(1))
+    for scale in (0, 1):
+        logits = result.logits[scale].flatten(2).transpose(1, 2).unflatten(2, grids[scale])
+        expected = F.interpolate(logits, size=grids[scale + 1], mode="bilinear").flatten(2).transpose(1, 2)
+        carried = result.scales[scale]["next_carried_logits"].flatten(2)
+        torch.testing.assert_close(carried, expected, rtol=0, atol=1e-4)

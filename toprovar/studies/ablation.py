@@ -48,7 +48,7 @@ class Ablation(Study):
             try:
                 plan = laboratory.plan(laboratory.policy(policy, **parameters), _TARGET)
             except UsageError as error:
-                laboratory.stages.remark(f"{name}: {error.problem}")
+                laboratory.stages.remark(f"{name}: {error.message}")
                 continue
             rows.append(compared(laboratory.run(name, plan, prompts), dense, _TARGET))
         ordered = sorted(rows, key=lambda row: -float(row["PSNR to dense, dB"] or 0))

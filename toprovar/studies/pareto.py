@@ -55,7 +55,7 @@ class Pareto(Study):
                 try:
                     plan = laboratory.plan(laboratory.policy(name), target)
                 except UsageError as error:
-                    laboratory.stages.remark(f"{name} at {target:.0%}: {error.problem}")
+                    laboratory.stages.remark(f"{name} at {target:.0%}: {error.message}")
                     continue
                 rows.append(compared(laboratory.run(name, plan, prompts), dense, target))
         return Finding(_answer(rows), tuple(rows), _draw(rows))

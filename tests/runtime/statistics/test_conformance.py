@@ -68,3 +68,16 @@ def test_it_is_told_in_words(name: str) -> None:
     first, *depths = depth_words(make_rule(name, (0.25,), (4, 10)), scales=10)
     assert first.startswith("depth: decided after scale 3 by r, the ")
     assert depths == ["  r < 0.25: sparse from scale 4", "  0.25 <= r: every scale runs dense"]
+
+
+def test_calibration_sees_what_is_decided_by(opened: Session) -> None:
+    seen = opened.observe(PROMPTS[1], SEEDS[1])
+    assert [len(scale.entropy) for scale in seen] == [scale.tokens for scale in opened.plan.scales]
+    assert all(scale.high_frequency > 0 for scale in seen)
+    expected = {
+        "high_frequency": seen[DECIDED_AFTER].high_frequency,
+        "low_entropy_ratio": float((seen[DECIDED_AFTER].entropy < -0.5).mean()),
+    }
+    for name, value in expected.items():
+        (image,) = ruled(opened, make_rule(name))(PROMPTS[1], generator=SEEDS[1]).images
+        assert image.statistic == pytest.approx(value, rel=1e-4)

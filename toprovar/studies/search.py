@@ -1,0 +1,233 @@
+"""What dividing the budget jointly gains over dividing it greedily, and how far its predictions hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from toprovar.calibration.policies.toprovar_search import POLICY
+from toprovar.calibration.sensitivity import bernoulli_divergence
+from toprovar.errors import UsageError
+from toprovar.evaluation.bootstrap import bootstrap
+from toprovar.evaluation.report.style import figure
+from toprovar.laboratory import Laboratory, Run
+from toprovar.plan import SparsityPlan
+from toprovar.probing import ProbedScale
+from toprovar.runtime.backends.base import State
+from toprovar.stats import CalibrationStats
+from toprovar.studies.base import Finding, Row, Study
+
+__all__ = ["STUDY", "Search", "Tried", "predicted", "rows_of", "words"]
+
+_TARGET = 0.4
+_PROMPTS = 12
+_VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "joint": ("toprovar_search", {"guidance": "full"}),
+    "greedy": ("toprovar_search", {"guidance": "full", "order": "greedy"}),
+    "formula": ("toprovar", {"scale": False, "restoration": POLICY.restoration}),
+}
+"""Alike but for how they divide the budget: full guidance, one restoration, no depth rule."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """One plan. Divergences are means over bits in nats, 0 at a scale that nothing is left out of.
+
+    Attributes:
+        name: of the variant.
+        plan: the plan.
+        expected: by scale, what the sensitivities add up to.
+        alone: [prompts, scales], each scale pruned after a dense past.
+        running: [prompts, scales], each scale after the pruned ones before it.
+        run: its pictures.
+    """
+
+    name: str
+    plan: SparsityPlan
+    expected: Sequence[float]
+    alone: np.ndarray
+    running: np.ndarray
+    run: Run
+
+
+class Search(Study):
+    """Greedy against joint."""
+
+    title = "What the search gains, and how far it can be trusted"
+    question = (
+        f"At {_TARGET:.0%} of the FLOPs: is a plan that weighs all scales and layers jointly better than a greedy one "
+        "and than the formula? It adds damages up as if they were independent: how far is that from what is measured?"
+    )
+
+    def run(self, laboratory: Laboratory, limit: int | None) -> Finding:
+        """Every variant within reach: predicted, measured scale by scale and in one go, and drawn."""
+        prompts = laboratory.suite_prompts(limit)
+        probed = laboratory.suite_prompts(min(limit or _PROMPTS, _PROMPTS))
+        stats = laboratory.stats(POLICY.restoration)
+        tried: list[Tried] = []
+        for name, (policy, parameters) in _VARIANTS.items():
+            try:
+                plan = laboratory.plan(laboratory.policy(policy, **parameters), _TARGET, stats)
+            except UsageError as error:
+                laboratory.stages.remark(f"{name}: {error.message}")
+                continue
+            begin = laboratory.probe(plan.ranking, plan.restoration)
+            measured = []
+            for index, prompt in enumerate(probed):
+                measured.append(_measured(begin(prompt.text, index), plan))
+                laboratory.stages.progress(f"{name}, logits", index + 1, len(probed))
+            alone, running = (np.array(values) for values in zip(*measured, strict=True))
+            run = laboratory.run(name, plan, prompts)
+            tried.append(Tried(name, plan, predicted(stats, plan), alone, running, run))
+        rows = rows_of(tried)
+        return Finding(words(tried), rows, _draw(tried))
+
+
+def _measured(trials: Iterable[ProbedScale], plan: SparsityPlan) -> tuple[list[float], list[float]]:
+    """Divergences by scale: each alone, and with what was pruned before it."""
+    alone, running = [], []
+    past: State | None = None
+    for trial in trials:
+        kept = plan.kept(trial.scale)
+        dense = trial.attempt((trial.tokens,) * plan.layers).differences
+        if past is None and plan.scales[trial.scale].is_dense:
+            alone.append(0.0)
+            running.append(0.0)
+            continue
+        pruned = trial.attempt(kept)
+        own = pruned if past is None else trial.at(trial.scale, past).attempt(kept)
+        alone.append(bernoulli_divergence(dense, pruned.differences))
+        running.append(bernoulli_divergence(dense, own.differences))
+        past = own.result.state
+    return alone, running
+
+
+def predicted(stats: CalibrationStats, plan: SparsityPlan) -> list[float]:
+    """What each scale's layers lose by the sensitivities, as if they were independent; linear between shares.
+
+    The search also counts the next scale's loss; here each scale answers for itself.
+    """
+    damages = []
+    for scale, own in zip(stats.scales, plan.scales, strict=True):
+        damage = 0.0
+        for layer, kept in zip(scale.layers, own.kept, strict=True):
+            shares, losses = zip(*sorted([(1.0, 0.0), *((one.kept, one.kl) for one in layer.sensitivity)]), strict=True)
+            damage += float(np.interp(kept / own.tokens, shares, losses))
+        damages.append(damage)
+    return damages
+
+
+def rows_of(tried: Sequence[Tried]) -> tuple[Row, ...]:
+    """One row a plan and scale that it prunes, and one for all of them."""
+    rows: list[Row] = []
+    for one in tried:
+        pruned = [scale for scale, own in enumerate(one.plan.scales) if not own.is_dense]
+        for scale in pruned:
+            own = one.plan.scales[scale]
+            share = float(np.mean(own.kept)) / own.tokens
+            values = one.expected[scale], one.alone[:, scale], one.running[:, scale]
+            rows.append(_row(one, str(scale + 1), share, *values))
+        share = one.plan.cost.ratio
+        near = bootstrap(one.run.values("psnr"))
+        score = bootstrap(one.run.values("passed"), one.run.categories)
+        rows.append(
+            {
+                **_row(one, "all", None, sum(one.expected), one.alone.sum(1), one.running.sum(1)),
+                "FLOPs": round(share, 4),
+                "score": round(score.mean, 4),
+                "PSNR to dense, dB": round(near.mean, 2),
+                "PSNR from": round(near.low, 2),
+                "PSNR to": round(near.high, 2),
+            }
+        )
+    return tuple(rows)
+
+
+def _row(one: Tried, scale: str, share: float | None, expected: float, alone: np.ndarray, running: np.ndarray) -> Row:
+    single, compounded = bootstrap(alone.tolist()), bootstrap(running.tolist())
+    return {
+        "plan": one.name,
+        "scale": scale,
+        "kept share": None if share is None else round(share, 3),
+        "predicted": _short(expected),
+        "each scale alone": _short(single.mean),
+        "alone: from": _short(single.low),
+        "alone: to": _short(single.high),
+        "in one go": _short(compounded.mean),
+        "in one go: from": _short(compounded.low),
+        "in one go: to": _short(compounded.high),
+        "alone over predicted": _short(single.mean / expected) if expected > 0 else None,
+        "in one go over predicted": _short(compounded.mean / expected) if expected > 0 else None,
+        "FLOPs": None,
+        "score": None,
+        "PSNR to dense, dB": None,
+        "PSNR from": None,
+        "PSNR to": None,
+        "prompts": len(alone),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def words(tried: Sequence[Tried]) -> str:
+    """The gaps between the plans, then how far predictions hold."""
+    named = {one.name: one for one in tried}
+    joint = named.get("joint")
+    if joint is None:
+        return f"No answer: {_TARGET:.0%} of the FLOPs is out of reach of the joint search."
+    parts = []
+    for name in ("greedy", "formula"):
+        other = named.get(name)
+        if other is None:
+            parts.append(f"{name}: {_TARGET:.0%} of the FLOPs is out of its reach.")
+            continue
+        gap = bootstrap([a - b for a, b in zip(joint.run.values("psnr"), other.run.values("psnr"), strict=True)])
+        lost = bootstrap((other.running.sum(1) - joint.running.sum(1)).tolist())
+        if gap.low > 0:
+            said = f"Yes, joint is better than {name}"
+        else:
+            said = f"No, joint is worse than {name}" if gap.high < 0 else f"No, joint and {name} cannot be told apart"
+        foreseen = sum(other.expected) / max(sum(joint.expected), 1e-300) - 1
+        parts.append(
+            f"{said}: by {gap} dB over {len(joint.run.outcomes)} prompts; {name} is predicted to lose {foreseen:+.1%} "
+            f"and loses {lost.mean:.3g} [{lost.low:.3g}, {lost.high:.3g}] nats a bit more."
+        )
+    ratio = float(joint.alone.sum(1).mean()) / max(sum(joint.expected), 1e-300)
+    compound = float(joint.running.sum(1).mean()) / max(float(joint.alone.sum(1).mean()), 1e-300)
+    parts.append(
+        f"Of the joint plan, scales pruned alone lose {ratio:.2f} times what was predicted, and in one go "
+        f"{compound:.2f} times what they lose alone ({len(joint.alone)} prompts)."
+    )
+    return " ".join(parts)
+
+
+def _draw(tried: Sequence[Tried]) -> Figure:
+    made, axes = figure(2.8, 1, max(len(tried), 1) + 1, width_ratios=[1.3] * max(len(tried), 1) + [1])
+    kinds = (("predicted", "0.65"), ("each scale alone", "C0"), ("in one go", "C1"))
+    top = max((float(one.running.mean(0).max()) for one in tried), default=0.0)
+    top = max([top, *(max(one.expected) for one in tried), *(float(one.alone.mean(0).max()) for one in tried)])
+    for axis, one in zip(axes[0], tried, strict=False):
+        pruned = [scale for scale, own in enumerate(one.plan.scales) if not own.is_dense]
+        values = np.array([one.expected, one.alone.mean(0), one.running.mean(0)])
+        for index, (label, colour) in enumerate(kinds):
+            places = [place + 0.27 * (index - 1) for place in range(len(pruned))]
+            axis.bar(places, values[index, pruned], 0.25, color=colour, label=label)
+        axis.set_xticks(range(len(pruned)), [str(scale + 1) for scale in pruned])
+        axis.set(title=one.name, xlabel="scale", ylim=(0, 1.05 * top or 1))
+    axes[0, 0].set_ylabel("divergence, nats a bit")
+    axes[0, 0].legend(fontsize=8)
+    for place, one in enumerate(tried):
+        near = bootstrap(one.run.values("psnr"))
+        axes[0, -1].plot([place, place], [near.low, near.high], color="C1", linewidth=1.8)
+        axes[0, -1].plot(place, near.mean, "o", color="C1")
+    axes[0, -1].set_xticks(range(len(tried)), [one.name for one in tried])
+    axes[0, -1].set(ylabel="PSNR to dense, dB", xlim=(-0.5, max(len(tried), 1) - 0.5))
+    return made
+
+
+STUDY = Search()
