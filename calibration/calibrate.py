@@ -158,7 +158,9 @@ def calibrate(
         record = tried(prompt, own)
         return dataclasses.replace(record, seconds=time.perf_counter() - started)
 
-    records = list(run.some(_PROBED).entries("probe", "sensitivity", SensitivityRecord, probed, f"{basis} {probed_with}"))
+    records = list(
+        run.some(_PROBED).entries("probe", "sensitivity", SensitivityRecord, probed, f"{basis} {probed_with}")
+    )
     seconds["sensitivity"] = sum(float(record.seconds) for record in records)
     return with_sensitivity(stats, records)
 

@@ -118,7 +118,12 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             prompts = shared / "prompts.txt"
             prompts.write_text("\n".join(PROMPTS))
             with as_nano(weights):
-                options: dict[str, Any] = {"resolution": "0.06M", "target": Target(flops=TARGET), "force": True}
+                options: dict[str, Any] = {
+                    "resolution": "0.06M",
+                    "target": Target(flops=TARGET),
+                    "force": True,
+                    "report": False,
+                }
                 made = compile_model("nano", folder, prompts=prompts, **options)
             summary.write_text(json.dumps(made))
     return Compiled(folder, json.loads(summary.read_text()))

@@ -19,6 +19,7 @@ from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
 from toprovar.compiler.verify import GraphCheck
 from toprovar.deployment_writer import DeploymentWriter
 from toprovar.errors import UsageError, VerificationFailed
+from toprovar.evaluation.report.write import write_report
 from toprovar.extensions import BACKENDS, POLICIES
 from toprovar.generation import EXAMPLES_FILE
 from toprovar.graphs import GraphStore, check_graphs
@@ -27,6 +28,7 @@ from toprovar.manifest import Manifest
 from toprovar.plan import SparsityPlan
 from toprovar.policy_parameters import with_parameters
 from toprovar.progress import Stages
+from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats
 from toprovar.subject import Subject
 from toprovar.targets import Planner, SuiteJudge, Target, find_plan
@@ -55,6 +57,7 @@ def compile_model(
     seed: int = 0,
     force: bool = False,
     verify: bool = True,
+    report: bool = True,
 ) -> dict[str, Any]:
     """Calibrates, plans, exports, builds and verifies.
 
@@ -74,6 +77,7 @@ def compile_model(
         seed: of the calibration's noise.
         force: replace an existing deployment.
         verify: compare what was built with the model.
+        report: draw examples and write the report.
 
     Returns:
         A summary for printing.
@@ -88,41 +92,44 @@ def compile_model(
         )
     decide = with_parameters(POLICIES.load(policy), policy, parameters or {})
     judge = SuiteJudge.of(model) if target.quality_drop is not None else None
-    with DeploymentWriter(output, force) as writer, Stages() as stages:
-        with stages.stage("load"):
-            subject = Subject.open(model, vae, text_encoder, aspect_ratio, resolution, cfg_insertion_layers)
-        own = subject.loaded.prompts or GENERAL_PROMPTS
-        texts = read_prompts(prompts) if prompts else own
-        report_folder = writer.folder / "report"
-        for folder in (writer.folder / "text", report_folder):
-            folder.mkdir()
-        table = report_folder / "calibration.safetensors"
-        measured = calibrated(subject, texts, seed, stages, table, decide.probes)
-        for name, content in subject.text.files().items():
-            (writer.folder / "text" / name).write_bytes(content)
-        (writer.folder / EXAMPLES_FILE).write_text("\n".join(own[:_EXAMPLES]), encoding="utf-8")
-        store = GraphStore(subject, writer.folder / "builds", stages)
-        found = find_plan(Planner(decide, measured.stats, store, texts), target, judge)
-        built = store.graphs(found.plan)
-        graphs_folder = built.folder.rename(writer.folder / "graphs")
-        shutil.rmtree(store.folder)
-        checks = []
-        if verify:
-            checks = check_graphs(subject, found.plan, texts[:_VERIFIED_PROMPTS], graphs_folder, stages)
-            _require_passed(checks, report_folder / "verify.json")
-        found.plan.save(writer.folder / "plan.json")
-        measured.stats.save(report_folder / "calibration.json")
-        writer.manifest = Manifest(
-            toprovar_version=__version__,
-            backend=backend,
-            model=subject.record,
-            sampling=subject.loaded.sampling(len(subject.grids)),
-            text=subject.loaded.text_record(),
-            gpu=None,
-            versions={name: importlib.metadata.version(name) for name in _PACKAGES} | dict(built.versions),
-            files={},
-        )
-    measured.journal.clear()
+    with Stages() as stages:
+        with DeploymentWriter(output, force) as writer:
+            with stages.stage("load"):
+                subject = Subject.open(model, vae, text_encoder, aspect_ratio, resolution, cfg_insertion_layers)
+            own = subject.loaded.prompts or GENERAL_PROMPTS
+            texts = read_prompts(prompts) if prompts else own
+            report_folder = writer.folder / "report"
+            for folder in (writer.folder / "text", report_folder):
+                folder.mkdir()
+            table = report_folder / "calibration.safetensors"
+            measured = calibrated(subject, texts, seed, stages, table, decide.probes)
+            for name, content in subject.text.files().items():
+                (writer.folder / "text" / name).write_bytes(content)
+            (writer.folder / EXAMPLES_FILE).write_text("\n".join(own[:_EXAMPLES]), encoding="utf-8")
+            store = GraphStore(subject, writer.folder / "builds", stages)
+            found = find_plan(Planner(decide, measured.stats, store, texts), target, judge)
+            built = store.graphs(found.plan)
+            graphs_folder = built.folder.rename(writer.folder / "graphs")
+            shutil.rmtree(store.folder)
+            checks = []
+            if verify:
+                checks = check_graphs(subject, found.plan, texts[:_VERIFIED_PROMPTS], graphs_folder, stages)
+                _require_passed(checks, report_folder / "verify.json")
+            found.plan.save(writer.folder / "plan.json")
+            measured.stats.save(report_folder / "calibration.json")
+            writer.manifest = Manifest(
+                toprovar_version=__version__,
+                backend=backend,
+                model=subject.record,
+                sampling=subject.loaded.sampling(len(subject.grids)),
+                text=subject.loaded.text_record(),
+                gpu=None,
+                versions={name: importlib.metadata.version(name) for name in _PACKAGES} | dict(built.versions),
+                files={},
+            )
+        measured.journal.clear()
+        if report:
+            write_report(output, lambda: Session.open(output, backend), progress=stages.progress)
     return _summary(output, subject, found.plan, measured.stats, checks, stages) | {"measured": found.measured}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,10 @@ def _parsed(text: str, kind: Any) -> Any:
         ValueError: it is none.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        if text.lower() == "none":
+            return None
+        return _parsed(text, next(one for one in arguments if one is not type(None)))
     if origin is typing.Literal:
         if text not in arguments:
             raise ValueError(f"expected one of {', '.join(map(str, arguments))}, got {text!r}")

@@ -79,13 +79,14 @@ class Subject:
 
     def constants(self, ranking: Ranking, restoration: Restoration = "identity") -> dict[str, np.ndarray]:
         """The tables that a backend needs beside graphs or weights (`toprovar.runtime.backends.base.Backend`)."""
+        pruning = Pruning(ranking.selector, ranking.observers, restoration)
         config = self.loaded.backbone.config
         constants = scale_constants(self.grids, config.head_dim, self.loaded.latent_grids(self.grids))
         constants["unconditional"] = self.loaded.backbone.cfg_uncond.detach().float().numpy()
         empty = np.zeros((len(self.grids), 0, config.heads), np.float32)
         constants["entropy_mean"] = np.asarray(ranking.mean, np.float32) if ranking.observers else empty
         constants["entropy_deviation"] = np.asarray(ranking.deviation, np.float32) if ranking.observers else empty
-        return constants | (restore_constants(self.grids) if restoration == "cached" else {})
+        return constants | (restore_constants(self.grids) if pruning.caches_updates else {})
 
     def torch_backend(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toprovar.calibration.policies.dense import POLICY as DENSE
+from toprovar.calibration.policies.fastvar import FastVAR
 from toprovar.calibration.policies.toprovar import ToProVAR
 from toprovar.calibration.policies.toprovar_search import ToProVARSearch
 from toprovar.errors import UsageError
@@ -17,6 +18,8 @@ def test_texts_become_the_fields_values() -> None:
     assert made == ToProVAR(a_min=0.25, depths=(4, 2), scale=False, selector="own_scale", guidance="omitted")
     assert with_parameters(ToProVARSearch(), "x", {"order": "greedy"}) == ToProVARSearch(order="greedy")
     assert with_parameters(DENSE, "dense", {}) is not None
+    assert with_parameters(FastVAR(), "fastvar", {"ratio": "0.4"}) == FastVAR(ratio=0.4)
+    assert with_parameters(FastVAR(ratio=0.4), "fastvar", {"ratio": "none"}) == FastVAR(ratio=None)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ __all__ = ["command"]
 )
 @click.option("--force", is_flag=True, help="Replace an existing deployment.")
 @click.option("--no-verify", is_flag=True, help="Do not run what was built against the model.")
+@click.option("--no-report", is_flag=True, help="Do not draw examples and write the report.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def command(
     model: str,
@@ -110,6 +111,7 @@ def command(
     seed: int,
     force: bool,
     no_verify: bool,
+    no_report: bool,
     as_json: bool,
 ) -> None:
     """Compile MODEL into a deployment folder.
@@ -139,6 +141,7 @@ def command(
         seed=seed,
         force=force,
         verify=not no_verify,
+        report=not no_report,
     )
     if as_json:
         print_json(summary)
@@ -148,6 +151,7 @@ def command(
         f"{output}: {model} at {width} x {height} pixels, policy {policy}",
         f"  transformer FLOPs  {summary['expected_flops']:.1%} of dense, averaged over the calibration prompts",
         f"  verified           {_verified(summary)}",
+        *([] if no_report else [f"  report             {output / 'report' / 'index.html'}"]),
         f"  next               toprovar run {output} PROMPT -o image.png; toprovar inspect {output}",
         sep="\n",
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
@@ -218,6 +219,7 @@ def _draw(rows: Sequence[Row]) -> Figure:
         if ends:
             axis.axvline(0, color="0.5", linestyle=":")
         axis.set(xlabel=column)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
     made.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)

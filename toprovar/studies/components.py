@@ -143,6 +143,8 @@ def _draw(rows: Sequence[Row], share: float) -> Figure:
         values = [1e3 * float(row[name] or 0) for row in rows]
         axes[0, 0].plot(range(len(rows)), values, marker + "-", color=colour, label=name.removesuffix(", s"))
     axes[0, 0].set_yscale("log")
+    axes[0, 0].yaxis.set_major_formatter("{x:g}")
+    axes[0, 0].yaxis.set_minor_formatter("")
     axes[0, 0].set_xticks(range(len(rows)), [str(row["tokens"]) for row in rows])
     axes[0, 0].set(xlabel=f"tokens of the scale ({rows[0]['channels']} channels)", ylabel="all layers, ms")
     axes[0, 0].legend()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from toprovar.calibration.policies.toprovar import POLICY
 from toprovar.calibration.ranking import entropy_ranking
-from toprovar.evaluation.report.style import FAINT, figure
+from toprovar.evaluation.report.style import figure
 from toprovar.laboratory import Laboratory
 from toprovar.models.selectors.structure_texture import texture
 from toprovar.plan import Ranking
@@ -84,21 +84,22 @@ def words(prompts: Sequence[Sequence[GroupDamage]]) -> str:
     if before.low > 0:
         said = "Yes" if before.mean >= _WEAK else "Yes, but weakly"
     else:
-        said = "No: the contrary" if before.high < 0 else "No, not beyond chance"
+        said = "No, the contrary" if before.high < 0 else "No, not beyond chance"
     best = max(names, key=lambda name: means[name].mean)
     answer = (
         f"{said}: the Spearman correlation of a group's rank by the {BEFORE} with its damage is {before} over "
         f"{len(prompts[0])} scales and {len(prompts)} prompts (chance: {interval_of(prompts, 'own', CHANCE)}; over "
         f"single tokens {interval_of(prompts, 'single', BEFORE)}; damage to all tokens "
-        f"{interval_of(prompts, 'every', BEFORE)}). The half that it prunes first loses {half} of the average."
+        f"{interval_of(prompts, 'every', BEFORE)}). Leaving out the half that it prunes first, all at once, does {half} times the damage of a half "
+        f"by chance (restoration: {POLICY.restoration})."
     )
     if best == BEFORE:
         return f"{answer} No other statistic predicts better."
     gain = interval_of(prompts, "own", best, BEFORE)
     sure = "" if gain.low > 0 else ", which may be chance"
     return (
-        f"{answer} Best predicts {best}: {means[best]}, by {gain} more{sure}; the half that it prunes first loses "
-        f"{interval_of(prompts, 'half', best)} of the average."
+        f"{answer} Best predicts {best}: {means[best]}, by {gain} more{sure}; the half that it prunes first does "
+        f"{interval_of(prompts, 'half', best)} times the damage of chance."
     )
 
 
@@ -119,14 +120,13 @@ def draw(prompts: Sequence[Sequence[GroupDamage]], rows: Sequence[Row]) -> Figur
             below.plot([low, high], [index, index], color=colour, linewidth=1.8)
             below.plot(float(row["Spearman, pruned tokens"] or 0), index, "o", color=colour, markersize=4)
         above.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-        above.set(title=f"scale {scale + 1}", xlabel="place in the ranking", xlim=(0, 1))
-        above.set_ylim(bottom=0)
+        above.set(title=f"scale {scale + 1}", xlim=(0, 1))
+        above.set_xticks([0.05, 0.95], ["kept longest", "pruned first"])
+        above.sharey(axes[0, 0])
         below.axvline(0, color="0.5", linestyle=":")
         below.set(xlabel="Spearman with damage", xlim=(-1.05, 1.05), ylim=(len(names) - 0.5, -0.5))
         below.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
     axes[0, 0].set_ylabel("damage to the pruned tokens,\nmean of the scale = 1")
-    axes[0, 0].text(0.02, 0.03, "kept longest", transform=axes[0, 0].transAxes, color=FAINT, fontsize=7)
-    axes[0, 0].text(0.98, 0.03, "pruned first", transform=axes[0, 0].transAxes, color=FAINT, fontsize=7, ha="right")
     return made
 
 

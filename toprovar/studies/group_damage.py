@@ -1,7 +1,7 @@
 """What is lost when a group of tokens, and nothing else, is left out: the yardstick of every ranking.
 
 The tokens of a scale are parted into groups of equal size by their place in a ranking, and one group at a time is
-left out in all layers. Lost is the Kullback-Leibler divergence of the bits' distributions from dense to pruned, in
+left out in all layers; then the half that the ranking would prune first, at once. Lost is the Kullback-Leibler divergence of the bits' distributions from dense to pruned, in
 nats a bit: of the pruned tokens themselves, and of all tokens of the scale, which the pruned ones no longer inform.
 The past is dense, and prompt and noise are the same throughout.
 
@@ -42,24 +42,25 @@ class GroupDamage:
         own: mean divergence of a group's own tokens, [groups].
         every: mean divergence of all tokens, [groups].
         single: Spearman correlation over single tokens, each left out in a group that chance made.
+        half: mean divergence of all tokens when the half that is pruned first is left out at once.
     """
 
     scale: int
     own: Mapping[str, np.ndarray]
     every: Mapping[str, np.ndarray]
     single: Mapping[str, float]
+    half: Mapping[str, float]
 
     def value(self, measure: str, name: str) -> float:
         """One figure of a ranking: ``own``, ``every``, ``single`` or ``half``.
 
-        ``half`` is what the half that the ranking would prune first loses, over what all lose: 1 is chance.
+        ``half`` is over that of chance.
         """
         if measure == "single":
             return self.single[name]
-        losses = (self.every if measure == "every" else self.own)[name]
         if measure == "half":
-            mean = float(losses.mean())
-            return float(losses[len(losses) // 2 :].mean()) / mean if mean > 0 else 1.0
+            return self.half[name] / self.half[CHANCE] if self.half[CHANCE] > 0 else 1.0
+        losses = (self.every if measure == "every" else self.own)[name]
         return spearman(-np.arange(len(losses)), losses)
 
 
@@ -97,17 +98,20 @@ def measured(
     chance = np.random.default_rng([seed, scale]).permutation(tokens)
     own: dict[str, np.ndarray] = {}
     every: dict[str, np.ndarray] = {}
+    half: dict[str, float] = {}
     alone = np.zeros(tokens)
     for name, values in {**rankings, CHANCE: chance}.items():
-        parts = np.array_split(np.argsort(values, kind="stable"), min(groups, tokens))
+        order = np.argsort(values, kind="stable")
+        parts = np.array_split(order, min(groups, tokens))
         losses = [prune(part) for part in parts]
         own[name] = np.array([loss[part].mean() for loss, part in zip(losses, parts, strict=True)])
         every[name] = np.array([loss.mean() for loss in losses])
+        half[name] = float(prune(order[tokens - tokens // 2 :]).mean())
         if name == CHANCE:
             for loss, part in zip(losses, parts, strict=True):
                 alone[part] = loss[part]
     single = {name: spearman(-np.asarray(values), alone) for name, values in {**rankings, CHANCE: chance}.items()}
-    return GroupDamage(scale, own, every, single)
+    return GroupDamage(scale, own, every, single, half)
 
 
 def interval_of(
@@ -162,5 +166,5 @@ _LABELS = {
     "own": "Spearman, pruned tokens",
     "every": "Spearman, all tokens",
     "single": "Spearman, token by token",
-    "half": "loss of the half pruned first",
+    "half": "damage of half at once, over chance",
 }

@@ -115,7 +115,7 @@ def _draw(rows: Sequence[Row]) -> Figure:
     axes[0, 0].set(ylabel="Spearman with damage", ylim=(-1.05, 1.05))
     axes[0, 0].legend(ncols=3, loc="lower left", fontsize=8)
     axes[0, 1].set_xticks([0, 1], [STANDARDISED, PLAIN])
-    axes[0, 1].set(ylabel=f"PSNR to dense at {_TARGET:.0%} FLOPs, dB", xlim=(-0.5, 1.5))
+    axes[0, 1].set(title=f"at {_TARGET:.0%} of the FLOPs", ylabel="PSNR to dense, dB", xlim=(-0.5, 1.5))
     return made
 
 

@@ -121,7 +121,7 @@ def _draw(rows: Sequence[Row]) -> Figure:
     panels = (
         ("score against fitted", "score against fitted", ("from", "to")),
         ("PSNR against fitted, dB", "PSNR against fitted, dB", ("PSNR from", "PSNR to")),
-        ("FLOPs", "transformer FLOPs, share of dense", None),
+        ("FLOPs", "FLOPs, share of dense", None),
     )
     for axis, (column, label, ends) in zip(axes[0], panels, strict=True):
         for what, colour, shift in ((THRESHOLDS, DENSE, 0.985), (LOW_BELOW, SPARSE, 1.015)):
