@@ -25,6 +25,8 @@ from toprovar.subject import Subject
 
 __all__ = ["print_study", "run_study"]
 
+_ENOUGH = 8
+_FEW = " Few prompts: an attempt, whose intervals are narrower than they should be."
 _DEFAULTS = {"model": "nano", "resolution": None, "suite": "shapes", "limit": None, "seed": 0, "backend": "onnxruntime"}
 
 
@@ -68,7 +70,7 @@ def run_study(
     made = {
         "title": study.title,
         "question": study.question,
-        "caption": finding.answer,
+        "caption": finding.answer + (_FEW if limit is not None and limit < _ENOUGH else ""),
         "command": " ".join(["toprovar study", name, *options]),
         "machine": describe_processor(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

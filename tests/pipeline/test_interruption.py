@@ -120,7 +120,13 @@ def test_the_deployment_that_was_there_survives_and_force_replaces_it(
     shutil.copytree(compiled.folder, output)
     before = (output / "manifest.json").read_bytes()
     (tmp_path / "prompts.txt").write_text(PROMPTS[0])
-    options = {"prompts": tmp_path / "prompts.txt", "resolution": "0.06M", "policy": "dense", "verify": False}
+    options = {
+        "prompts": tmp_path / "prompts.txt",
+        "resolution": "0.06M",
+        "policy": "dense",
+        "verify": False,
+        "report": False,
+    }
 
     def interrupt(*given: object) -> None:
         raise KeyboardInterrupt

@@ -45,7 +45,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compile_in(folder: Path, weights: Path, cache: Path | None = None) -> CalibrationStats:
-    options: dict[str, Any] = {"resolution": "0.06M", "policy": "dense", "verify": False, "force": True}
+    options: dict[str, Any] = {
+        "resolution": "0.06M",
+        "policy": "dense",
+        "verify": False,
+        "report": False,
+        "force": True,
+    }
     with as_nano(weights, cache):
         pipeline.compile_model("nano", folder / "new", prompts=folder / "prompts.txt", **options)
     stats = CalibrationStats.load(folder / "new" / "report" / "calibration.json")

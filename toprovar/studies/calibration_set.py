@@ -187,6 +187,9 @@ def words(rows: Sequence[Row]) -> str:
         agreed = f", of sensitivities {min(sensitivities):.2f}" if sensitivities else ""
         flops = [float(row["FLOPs"] or 0) for row in rows if row["plan"] == name]
         said = "the score does not depend on it" if size <= _SAME else "the score depends on it"
+        reach = max(abs(float(row[end] or 0)) for row in own for end in ("from", "to"))
+        if reach > _SAME >= size:
+            said += f", as far as intervals that reach {reach:.3f} can tell"
         parts.append(
             f"{name}: {said}; it moves by {size:.3f} at most ({score['calibrated with']}: "
             f"{score['score against all']} [{score['from']}, {score['to']}], {score['prompts']} prompts), PSNR by "

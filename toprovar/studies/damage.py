@@ -90,8 +90,8 @@ def words(prompts: Sequence[Sequence[GroupDamage]]) -> str:
         f"{said}: the Spearman correlation of a group's rank by the {BEFORE} with its damage is {before} over "
         f"{len(prompts[0])} scales and {len(prompts)} prompts (chance: {interval_of(prompts, 'own', CHANCE)}; over "
         f"single tokens {interval_of(prompts, 'single', BEFORE)}; damage to all tokens "
-        f"{interval_of(prompts, 'every', BEFORE)}). Leaving out the half that it prunes first, all at once, does {half} times the damage of a half "
-        f"by chance (restoration: {POLICY.restoration})."
+        f"{interval_of(prompts, 'every', BEFORE)}). Leaving out the half that it prunes first, all at once, does "
+        f"{half} times the damage of a half by chance (restoration: {POLICY.restoration})."
     )
     if best == BEFORE:
         return f"{answer} No other statistic predicts better."

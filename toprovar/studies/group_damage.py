@@ -1,9 +1,10 @@
 """What is lost when a group of tokens, and nothing else, is left out: the yardstick of every ranking.
 
 The tokens of a scale are parted into groups of equal size by their place in a ranking, and one group at a time is
-left out in all layers; then the half that the ranking would prune first, at once. Lost is the Kullback-Leibler divergence of the bits' distributions from dense to pruned, in
-nats a bit: of the pruned tokens themselves, and of all tokens of the scale, which the pruned ones no longer inform.
-The past is dense, and prompt and noise are the same throughout.
+left out in all layers; then the half that the ranking would prune first, at once. Lost is the Kullback-Leibler
+divergence of the bits' distributions from dense to pruned, in nats a bit: of the pruned tokens themselves, and of
+all tokens of the scale, which the pruned ones no longer inform. The past is dense, and prompt and noise are the same
+throughout.
 
 A ranking supposes that its first group loses most. So its Spearman correlation is that of the reversed place with
 the loss over the groups of one prompt and scale: 1 if the ranking is right throughout, 0 if it is no better than

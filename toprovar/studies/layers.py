@@ -12,7 +12,7 @@ from toprovar.laboratory import Laboratory
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.correlation import spearman
 
-__all__ = ["STUDY", "Layers", "autocorrelation", "holm", "permutation_p", "rows_of", "words"]
+__all__ = ["STUDY", "Layers", "autocorrelation", "permutation_p", "rows_of", "without_trend", "words"]
 
 _RESAMPLES = 9999
 _SPLITS = 50
@@ -39,37 +39,53 @@ class Layers(Study):
         return Finding(words(rows), rows, _draw(ratios.mean(0), rows))
 
 
-def autocorrelation(values: np.ndarray, lag: int, detrended: bool = False) -> np.ndarray:
+def autocorrelation(values: np.ndarray, lag: int) -> np.ndarray:
     """Autocorrelation over the last axis, [..., layers] to [...]; 0 of a constant series.
 
     Args:
         values: R of every layer.
         lag: layers between the two of a pair.
-        detrended: less the straight line that fits best, as R may rise with depth and still alternate.
     """
     centred = values - values.mean(-1, keepdims=True)
-    if detrended:
-        line = np.arange(values.shape[-1]) - (values.shape[-1] - 1) / 2
-        slope = (centred * line).sum(-1, keepdims=True) / max(float((line**2).sum()), 1e-300)
-        centred = centred - slope * line
     spread = np.square(centred).sum(-1)
     pairs = (centred[..., :-lag] * centred[..., lag:]).sum(-1)
-    small = spread <= 1e-20 * np.square(values).sum(-1)
-    return np.where(small, 0.0, pairs / np.where(small, 1.0, spread))
+    flat = spread <= 1e-20 * np.square(values).sum(-1)
+    return np.where(flat, 0.0, pairs / np.where(flat, 1.0, spread))
+
+
+def without_trend(values: np.ndarray) -> np.ndarray:
+    """Less the straight line over the last axis that fits best: R may rise with depth and still alternate."""
+    line = np.arange(values.shape[-1]) - (values.shape[-1] - 1) / 2
+    slope = (values * line).sum(-1, keepdims=True) / max(float((line**2).sum()), 1e-300)
+    left = values - values.mean(-1, keepdims=True) - slope * line
+    # What rounding leaves of a straight line is no pattern.
+    return np.where(np.square(left).sum(-1, keepdims=True) <= 1e-20 * np.square(values).sum(-1, keepdims=True), 0, left)
 
 
 def permutation_p(values: np.ndarray, lag: int, detrended: bool = False) -> float:
-    """Share of shuffled layers whose autocorrelation is as far to the side of alternation as this one's.
+    """How often shuffled layers are as far to the side of alternation as these.
 
-    Alternation makes odd lags negative and even ones positive, so that the test is one-sided.
+    Alternation makes odd lags negative and even ones positive, so that the test is one-sided. Of several scales,
+    layers are shuffled in all of them alike and the mean over scales is compared, as scales resemble one another.
+
+    Args:
+        values: R, [layers] or [scales, layers].
+        lag: layers between the two of a pair.
+        detrended: shuffle what a straight line leaves, less its own line (Freedman and Lane, 1983).
     """
     from scipy.stats import permutation_test
 
-    if np.ptp(values) <= 1e-10 * np.abs(values).max(initial=0.0):
+    shuffled = np.atleast_2d(without_trend(values) if detrended else values)
+    if np.ptp(shuffled, axis=1).max() <= 1e-10 * np.abs(values).max(initial=0.0):
         return 1.0
+
+    def statistic(order: np.ndarray, axis: int) -> np.ndarray:
+        chosen = shuffled[:, np.moveaxis(order, axis, -1)]
+        return autocorrelation(without_trend(chosen) if detrended else chosen, lag).mean(0)
+
     result = permutation_test(
-        (values,),
-        lambda x, axis: autocorrelation(np.moveaxis(x, axis, -1), lag, detrended),
+        (np.arange(shuffled.shape[1]),),
+        statistic,
         permutation_type="pairings",
         vectorized=True,
         n_resamples=_RESAMPLES,
@@ -80,7 +96,7 @@ def permutation_p(values: np.ndarray, lag: int, detrended: bool = False) -> floa
 
 
 def rows_of(ratios: np.ndarray, others: np.ndarray) -> tuple[Row, ...]:
-    """One row a scale that has more than one token, hence the first is left out.
+    """One row a scale that has more than one token, hence the first is left out, and one for all of them.
 
     Args:
         ratios: R [prompts, scales, layers].
@@ -88,78 +104,74 @@ def rows_of(ratios: np.ndarray, others: np.ndarray) -> tuple[Row, ...]:
     """
     prompts, scales, layers = ratios.shape
     rows: list[Row] = []
-    for scale in range(1, scales):
-        mean = ratios[:, scale].mean(0)
-        row: dict[str, str | int | float | bool | None] = {"scale": scale + 1, "layers": layers, "prompts": prompts}
+    for name, chosen in (*((str(scale + 1), [scale]) for scale in range(1, scales)), ("all", [*range(1, scales)])):
+        mean = ratios[:, chosen].mean(0)
+        row: dict[str, str | int | float | bool | None] = {"scale": name, "layers": layers, "prompts": prompts}
         for detrended, suffix in ((False, ""), (True, ", without trend")):
+            values = without_trend(mean) if detrended else mean
             for lag in (1, 2):
-                known = layers >= _FEWEST
-                name = f"lag {lag}{suffix}"
-                row[name] = round(float(autocorrelation(mean, lag, detrended)), 3) if known else None
-                row[f"p of {name}"] = round(permutation_p(mean, lag, detrended), 4) if known else None
-        halves = _halves(ratios[:, scale])
+                label, known = f"lag {lag}{suffix}", layers >= _FEWEST
+                row[label] = round(float(autocorrelation(values, lag).mean()), 3) if known else None
+                row[f"p of {label}"] = round(permutation_p(mean, lag, detrended), 4) if known else None
+        halves = _halves(ratios[:, chosen])
+        seeds = [spearman(own, other) for own, other in zip(mean, others[:, chosen].mean(0), strict=True)]
         row |= {
             "Spearman of halves": round(float(np.mean(halves)), 3) if halves else None,
             "from": round(float(np.quantile(halves, 0.025)), 3) if halves else None,
             "to": round(float(np.quantile(halves, 0.975)), 3) if halves else None,
-            "Spearman of seeds": round(spearman(mean, others[:, scale].mean(0)), 3),
+            "Spearman of seeds": round(float(np.mean(seeds)), 3),
         }
         rows.append(row)
     return tuple(rows)
 
 
 def _halves(ratios: np.ndarray) -> list[float]:
-    """Spearman of the means of two halves of the prompts [prompts, layers], for some random partings."""
+    """Spearman of the means of two halves of the prompts, mean over scales, for some random partings.
+
+    Args:
+        ratios: [prompts, scales, layers].
+    """
     generator = np.random.default_rng(0)
     half = len(ratios) // 2
     if not half:
         return []
     orders = (generator.permutation(len(ratios)) for _ in range(_SPLITS))
-    return [spearman(ratios[order[:half]].mean(0), ratios[order[half:]].mean(0)) for order in orders]
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm, 1979)."""
-    order = np.argsort(values, kind="stable")
-    corrected, largest = np.zeros(len(values)), 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min((len(values) - place) * values[index], 1.0))
-        corrected[index] = largest
-    return corrected.tolist()
+    pairs = ((ratios[order[:half]].mean(0), ratios[order[half:]].mean(0)) for order in orders)
+    return [float(np.mean([spearman(*one) for one in zip(*pair, strict=True)])) for pair in pairs]
 
 
 def words(rows: Sequence[Row]) -> str:
-    """Yes or no, by the autocorrelation at lag 1 without trend, corrected for the number of scales."""
-    halves = [float(row["Spearman of halves"]) for row in rows if row["Spearman of halves"] is not None]
-    seeds = [float(row["Spearman of seeds"] or 0) for row in rows]
+    """Yes or no, by the autocorrelation at lag 1 without trend over all scales."""
+    *scales, whole = rows
     stable = (
-        f"The order of layers by R is kept between seeds with a Spearman correlation of {min(seeds):.2f} to "
-        f"{max(seeds):.2f} over scales"
+        f"The order of layers by R is kept between seeds with a Spearman correlation of {whole['Spearman of seeds']} "
+        f"over {len(scales)} scales"
     )
-    stable += f", between halves of {rows[0]['prompts']} prompts of {min(halves):.2f} to {max(halves):.2f}." * bool(
-        halves
-    )
-    if rows[0]["lag 1"] is None:
-        return f"No answer: {rows[0]['layers']} layers are too few for a pattern. {stable}"
-    corrected = holm([float(row["p of lag 1, without trend"] or 0) for row in rows])
-    found = [row for row, p in zip(rows, corrected, strict=True) if p < _LEVEL]
-    if not found:
-        least = min(corrected)
-        return (
-            f"No: at no scale is R negatively correlated from layer to layer beyond chance (smallest corrected p "
-            f"{least:.2g} of {len(rows)} scales, {rows[0]['layers']} layers). {stable}"
+    if whole["Spearman of halves"] is not None:
+        stable += (
+            f", and between halves of {whole['prompts']} prompts of {whole['Spearman of halves']} "
+            f"[{whole['from']}, {whole['to']}]"
         )
-    names = ", ".join(str(row["scale"]) for row in found)
-    said = "Yes" if 2 * len(found) > len(rows) else "No, not in general"
-    lags = [float(row["lag 1, without trend"] or 0) for row in found]
-    return (
-        f"{said}: layers take turns at {len(found)} of {len(rows)} scales ({names}), with an autocorrelation at lag 1 "
-        f"of {min(lags):.2f} to {max(lags):.2f} there (permutation test, Holm's correction, p < {_LEVEL:g}, "
-        f"{rows[0]['layers']} layers). {stable}"
+    if whole["lag 1"] is None:
+        return f"No answer: {whole['layers']} layers are too few for a pattern. {stable}."
+    lag, p = (float(whole[name] or 0) for name in ("lag 1, without trend", "p of lag 1, without trend"))
+    single = sum(float(row["p of lag 1, without trend"] or 0) < _LEVEL for row in scales)
+    said = (
+        f"Yes: {_KIND} take turns from layer to layer" if p < _LEVEL else f"No: {_KIND} do not take turns beyond chance"
     )
+    return (
+        f"{said}; the autocorrelation of R at lag 1, without its trend over depth, is {lag:.2f} in the mean of "
+        f"{len(scales)} scales (p = {p:.3g} among shuffles of {whole['layers']} layers; lag 2: "
+        f"{whole['lag 2, without trend']}, p = {whole['p of lag 2, without trend']}), and below p = {_LEVEL:g} at "
+        f"{single} scales by themselves. {stable}."
+    )
+
+
+_KIND = "Global and Detail layers"
 
 
 def _draw(mean: np.ndarray, rows: Sequence[Row]) -> Figure:
+    rows = rows[:-1]
     made, axes = figure(2.9, 1, 3, width_ratios=[1.3, 1, 1])
     image = axes[0, 0].imshow(mean[1:].T, aspect="auto", cmap=SHARES, vmin=0, vmax=1, origin="lower")
     made.colorbar(image, ax=axes[0, 0], label="R")

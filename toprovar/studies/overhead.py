@@ -202,16 +202,14 @@ def words(plan: SparsityPlan, laps: Sequence[Lap]) -> str:
     """Whether the goal is met, and the net speed-up."""
     least, share = _share(plan, laps, least=True), _share(plan, laps)
     faster = bootstrap([lap.dense.seconds / lap.sparse.seconds for lap in laps])
-    if share.high <= _GOAL:
-        said = "Yes"
-    else:
-        said = "No" if least.low > _GOAL else "Not certain"
+    said = "Yes" if share.high <= _GOAL else "No" if least.low > _GOAL else "Not certain"
     host = float(np.median([lap.sparse.analysis_seconds for lap in laps]))
     gain = "No gain" if faster.high < 1 else "Net speed-up" if faster.low > 1 else "No gain that can be told from none"
     return (
         f"{said}: the analysis takes from {least.mean:.1%} [{least.low:.1%}, {least.high:.1%}] to {share.mean:.1%} "
-        f"[{share.low:.1%}, {share.high:.1%}] of a sparse generation, {1e3 * host:.2f} ms of it on the host. {gain}, all of it paid: {faster.mean:.2f} times "
-        f"[{faster.low:.2f}, {faster.high:.2f}] over {len(laps)} laps, text and decoding included."
+        f"[{share.low:.1%}, {share.high:.1%}] of a sparse generation, {1e3 * host:.2f} ms of it on the host. {gain}, "
+        f"all of it paid: {faster.mean:.2f} times [{faster.low:.2f}, {faster.high:.2f}] over {len(laps)} laps, text "
+        "and decoding included."
     )
 
 

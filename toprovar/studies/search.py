@@ -194,8 +194,9 @@ def words(tried: Sequence[Tried]) -> str:
             said = f"No, joint is worse than {name}" if gap.high < 0 else f"No, joint and {name} cannot be told apart"
         foreseen = sum(other.expected) / max(sum(joint.expected), 1e-300) - 1
         parts.append(
-            f"{said}: by {gap} dB over {len(joint.run.outcomes)} prompts; {name} is predicted to lose {foreseen:+.1%} "
-            f"and loses {lost.mean:.3g} [{lost.low:.3g}, {lost.high:.3g}] nats a bit more."
+            f"{said}: by {gap} dB over {len(joint.run.outcomes)} prompts; {name} is predicted to lose "
+            f"{abs(foreseen):.1%} {'more' if foreseen >= 0 else 'less'}, and its measured loss is {lost.mean:+.3g} "
+            f"[{lost.low:+.3g}, {lost.high:+.3g}] nats a bit against joint."
         )
     ratio = float(joint.alone.sum(1).mean()) / max(sum(joint.expected), 1e-300)
     compound = float(joint.running.sum(1).mean()) / max(float(joint.alone.sum(1).mean()), 1e-300)
