@@ -26,10 +26,10 @@ from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.nano import settings
 from toprovar.models.nano.text_encoder import WordEncoder
 from toprovar.models.nano.vocabulary import WORDS
-from toprovar.pipeline import compile_model
+from toprovar.pipeline.compile import compile_model
+from toprovar.pipeline.targets import Target
 from toprovar.plan import DepthRule, SparsityPlan
 from toprovar.runtime.session import GeneratedImage
-from toprovar.targets import Target
 
 LAYERS, WIDTH, HEADS, BITS, CHANNELS, WORDS_AT_MOST = 2, 64, 2, 16, 32, 24
 PROMPTS = (

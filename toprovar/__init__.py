@@ -23,7 +23,7 @@ _HOMES = {
     "Session": "toprovar.runtime.session",
     "SparsityPlan": "toprovar.plan",
     "ToProVARError": "toprovar.errors",
-    "compile_model": "toprovar.pipeline",
+    "compile_model": "toprovar.pipeline.compile",
 }
 
 __all__ = [

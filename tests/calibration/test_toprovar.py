@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 
-from toprovar.calibration.policies.dense import POLICY as DENSE
 from toprovar.calibration.policies.toprovar import POLICY, ToProVAR
 from toprovar.calibration.policy import Task
 from toprovar.errors import UsageError

@@ -24,12 +24,12 @@ from toprovar.manifest import ModelRecord
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.loader import Defaults, LoadedModel, guidance_layers
+from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
 from toprovar.signature import Signature
-from toprovar.subject import Subject
 
 from ..tiny_nano import with_kept
 

@@ -54,7 +54,7 @@ def test_every_module_imports_or_names_its_extra(bare_python: Path, tmp_path: Pa
     # What runs a deployment on ONNX Runtime needs no extra.
     base = ("toprovar.commands", "toprovar.runtime.session", "toprovar.runtime.backends.onnxruntime")
     ours = {name for name in report["extras"] if name.count(".") == 1 or name.startswith(base)}
-    assert ours <= {"toprovar.pipeline"}
+    assert ours == set()
 
 
 @pytest.mark.parametrize("name", COMMANDS.names())

@@ -87,7 +87,7 @@ def test_an_interruption_leaves_nothing(
 # Two graphs are enough to reach the weights, which do not fit the limit.
 FULL = """
     import resource, signal
-    from toprovar import graphs
+    from toprovar.pipeline import graphs
 
     every = graphs.build_modules
     graphs.build_modules = lambda *given: {k: v for k, v in every(*given).items() if k in ("text", "decode")}
@@ -113,8 +113,9 @@ def test_a_full_disk(weights: Path, tmp_path: Path) -> None:
 def test_the_deployment_that_was_there_survives_and_force_replaces_it(
     compiled: Compiled, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toprovar import graphs, pipeline
     from toprovar.deployment import Deployment
+    from toprovar.pipeline import compile as pipeline
+    from toprovar.pipeline import graphs
 
     output = tmp_path / "new"
     shutil.copytree(compiled.folder, output)

@@ -10,11 +10,11 @@ import pytest
 
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.calibration.sensitivity import measure_sensitivity
-from toprovar.probing import ProbedScale, probe
+from toprovar.pipeline.probing import ProbedScale, probe
+from toprovar.pipeline.subject import Subject
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats
-from toprovar.subject import Subject
 
 from ..tiny_nano import LAYERS, Compiled, as_nano
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from toprovar import graphs, pipeline
+from toprovar.pipeline import compile as pipeline
+from toprovar.pipeline import graphs
 from toprovar.stats import CalibrationStats
 
 from ..tiny_nano import PROMPTS, as_nano

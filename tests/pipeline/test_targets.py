@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toprovar import targets
 from toprovar.errors import UsageError
 from toprovar.evaluation.suites.shapes import CALIBRATION_PROMPTS, PROMPTS
-from toprovar.targets import Planner, SuiteJudge, Target, find_plan, measure_speedup
+from toprovar.pipeline import targets
+from toprovar.pipeline.targets import Planner, SuiteJudge, Target, find_plan, measure_speedup
 
 LEAST = 0.2
 

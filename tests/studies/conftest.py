@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from toprovar.evaluation.suites import shapes
-from toprovar.laboratory import Laboratory
+from toprovar.pipeline.subject import Subject
 from toprovar.progress import Stages
-from toprovar.subject import Subject
+from toprovar.studies.laboratory import Laboratory
 
 from ..tiny_nano import _one_thread, as_nano, weights
 

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from toprovar.evaluation.suites.shapes import CALIBRATION_PROMPTS
-from toprovar.laboratory import Laboratory
 from toprovar.studies.calibration_set import (
     kept_moves,
     parted,
@@ -13,6 +12,7 @@ from toprovar.studies.calibration_set import (
     sensitivity_agreement,
     words,
 )
+from toprovar.studies.laboratory import Laboratory
 
 
 def test_halves_share_no_category() -> None:

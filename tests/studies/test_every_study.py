@@ -8,9 +8,9 @@ import pytest
 
 from toprovar.evaluation.report.style import png, quiet
 from toprovar.extensions import STUDIES
-from toprovar.laboratory import Laboratory
 from toprovar.studies import ablation, damage, normalisation, pareto
 from toprovar.studies.base import Study
+from toprovar.studies.laboratory import Laboratory
 
 
 @pytest.fixture(autouse=True)

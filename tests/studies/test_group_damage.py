@@ -5,9 +5,9 @@ import pytest
 
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.calibration.sensitivity import bernoulli_divergence, token_divergence
-from toprovar.laboratory import Laboratory
 from toprovar.studies.damage import BEFORE, rankings_of, words
 from toprovar.studies.group_damage import CHANCE, GroupDamage, Prune, interval_of, measured, pruning_of, table
+from toprovar.studies.laboratory import Laboratory
 
 TOKENS = 64
 

@@ -6,9 +6,9 @@ import pytest
 
 from toprovar.errors import UsageError
 from toprovar.evaluation.suites import shapes
-from toprovar.graphs import BuiltGraphs, GraphStore
-from toprovar.laboratory import Laboratory
+from toprovar.pipeline.graphs import BuiltGraphs, GraphStore
 from toprovar.plan import Ranking, SparsityPlan
+from toprovar.studies.laboratory import Laboratory
 
 
 def test_calibrations_are_made_once_and_told_apart(laboratory: Laboratory) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from toprovar.laboratory import Outcome, Run
 from toprovar.studies.group_damage import measured
+from toprovar.studies.laboratory import Outcome, Run
 from toprovar.studies.normalisation import PLAIN, STANDARDISED, words
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from toprovar.laboratory import Laboratory
 from toprovar.plan import SparsityPlan
 from toprovar.runtime.session import GeneratedImage, Generation
+from toprovar.studies.laboratory import Laboratory
 from toprovar.studies.overhead import Lap, analysis, rows_of, watched_scales, words
 
 

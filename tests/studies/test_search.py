@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from toprovar.laboratory import Laboratory, Outcome, Run
 from toprovar.stats import LayerSensitivity
+from toprovar.studies.laboratory import Laboratory, Outcome, Run
 from toprovar.studies.search import Tried, predicted, rows_of, words
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from toprovar.errors import UsageError
-from toprovar.laboratory import Laboratory, Outcome, Run
 from toprovar.plan import DepthRule
+from toprovar.studies.laboratory import Laboratory, Outcome, Run
 from toprovar.studies.tau import LOW_BELOW, NOTHING, THRESHOLDS, row_of, scaled, words
 
 

@@ -120,8 +120,8 @@ def command(
 
     MODEL is `nano`, a checkpoint (.pt, .pth, .safetensors) or a folder of shards.
     """
-    from toprovar.pipeline import compile_model
-    from toprovar.targets import Target
+    from toprovar.pipeline.compile import compile_model
+    from toprovar.pipeline.targets import Target
 
     if target_speedup is not None and max_quality_drop is not None:
         raise click.UsageError("--target-speedup and --max-quality-drop exclude one another")

@@ -56,7 +56,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Run the study NAME and write its table and picture."""
-    from toprovar.studying import print_study, run_study
+    from toprovar.studies.run import print_study, run_study
 
     made = run_study(
         name, output, model=model, resolution=resolution, suite=suite, limit=limit, seed=seed, backend=backend

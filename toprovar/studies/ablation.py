@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from toprovar.errors import UsageError
 from toprovar.evaluation.report.style import DENSE, figure
-from toprovar.laboratory import Laboratory
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory
 from toprovar.studies.pareto import compared
 
 __all__ = ["STUDY", "Ablation"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from toprovar.laboratory import Laboratory
+from toprovar.studies.laboratory import Laboratory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,12 +14,12 @@ from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.extensions import SUITES
-from toprovar.laboratory import Laboratory, Run
 from toprovar.plan import SparsityPlan
 from toprovar.pruning import Restoration
 from toprovar.stats import CalibrationStats
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.correlation import spearman
+from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "CalibrationSet", "kept_moves", "parted", "ratio_agreement", "sensitivity_agreement", "words"]
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from toprovar.calibration.principal_components import LEADING_SHARE, centred_gram, leading_ratios
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
-from toprovar.laboratory import Laboratory
 from toprovar.plan import Ranking
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory
 
 __all__ = ["STUDY", "Components", "by_gram", "by_svd", "compare", "words"]
 

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from toprovar.calibration.policies.toprovar import POLICY
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.evaluation.report.style import figure
-from toprovar.laboratory import Laboratory
 from toprovar.models.selectors.structure_texture import texture
+from toprovar.pipeline.probing import ProbedScale
 from toprovar.plan import Ranking
-from toprovar.probing import ProbedScale
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.group_damage import CHANCE, GroupDamage, interval_of, measured, pruning_of, table
+from toprovar.studies.laboratory import Laboratory
 
 __all__ = ["STUDY", "Damage", "rankings_of", "words"]
 

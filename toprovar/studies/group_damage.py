@@ -20,7 +20,7 @@ import numpy as np
 
 from toprovar.calibration.sensitivity import token_divergence
 from toprovar.evaluation.bootstrap import Interval, bootstrap
-from toprovar.probing import ProbedScale
+from toprovar.pipeline.probing import ProbedScale
 from toprovar.studies.base import Row
 from toprovar.studies.correlation import spearman
 

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from toprovar.evaluation.report.style import DENSE, SHARES, SPARSE, figure
-from toprovar.laboratory import Laboratory
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.correlation import spearman
+from toprovar.studies.laboratory import Laboratory
 
 __all__ = ["STUDY", "Layers", "autocorrelation", "permutation_p", "rows_of", "without_trend", "words"]
 

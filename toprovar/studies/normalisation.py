@@ -12,9 +12,9 @@ from toprovar.calibration.ranking import entropy_ranking
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import Interval, bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
-from toprovar.laboratory import Laboratory, Run
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.group_damage import CHANCE, GroupDamage, interval_of, measured, pruning_of, table
+from toprovar.studies.laboratory import Laboratory, Run
 from toprovar.studies.pareto import compared
 
 __all__ = ["STUDY", "Normalisation", "words"]

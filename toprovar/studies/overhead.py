@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from toprovar.evaluation.bootstrap import Interval, bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
-from toprovar.laboratory import Laboratory
 from toprovar.plan import SparsityPlan
 from toprovar.runtime.backends.base import Controls
 from toprovar.runtime.noise import certainty, logistic_noise
 from toprovar.runtime.session import Generation, Session
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory
 
 __all__ = ["STUDY", "Lap", "Overhead", "analysis", "rows_of", "watched_scales", "words"]
 

@@ -8,8 +8,8 @@ from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import figure
 from toprovar.extensions import POLICIES
-from toprovar.laboratory import Laboratory, Run
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "Pareto", "compared"]
 

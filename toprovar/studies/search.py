@@ -13,12 +13,12 @@ from toprovar.calibration.sensitivity import bernoulli_divergence
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import figure
-from toprovar.laboratory import Laboratory, Run
+from toprovar.pipeline.probing import ProbedScale
 from toprovar.plan import SparsityPlan
-from toprovar.probing import ProbedScale
 from toprovar.runtime.backends.base import State
 from toprovar.stats import CalibrationStats
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "Search", "Tried", "predicted", "rows_of", "words"]
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
-from toprovar.laboratory import Laboratory, Run
 from toprovar.plan import SparsityPlan
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "Tau", "row_of", "scaled", "words"]
 

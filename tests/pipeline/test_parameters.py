@@ -9,7 +9,7 @@ from toprovar.calibration.policies.fastvar import FastVAR
 from toprovar.calibration.policies.toprovar import ToProVAR
 from toprovar.calibration.policies.toprovar_search import ToProVARSearch
 from toprovar.errors import UsageError
-from toprovar.policy_parameters import with_parameters
+from toprovar.pipeline.parameters import with_parameters
 
 
 def test_texts_become_the_fields_values() -> None:

@@ -1,7 +1,4 @@
-"""The main job: a model in, a verified deployment folder out.
-
-Calibration, compiler and runtime do not know one another; this file introduces them.
-"""
+"""A model in, a verified deployment folder out."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from toprovar import __version__
-from toprovar.calibrating import calibrated
 from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
 from toprovar.compiler.verify import GraphCheck
 from toprovar.deployment_writer import DeploymentWriter
@@ -22,16 +18,17 @@ from toprovar.errors import UsageError, VerificationFailed
 from toprovar.evaluation.report.write import write_report
 from toprovar.extensions import BACKENDS, POLICIES
 from toprovar.generation import EXAMPLES_FILE
-from toprovar.graphs import GraphStore, check_graphs
 from toprovar.jsonfile import write_text
 from toprovar.manifest import Manifest
+from toprovar.pipeline.calibrating import calibrated
+from toprovar.pipeline.graphs import GraphStore, check_graphs
+from toprovar.pipeline.parameters import with_parameters
+from toprovar.pipeline.subject import Subject
+from toprovar.pipeline.targets import Planner, SuiteJudge, Target, find_plan
 from toprovar.plan import SparsityPlan
-from toprovar.policy_parameters import with_parameters
 from toprovar.progress import Stages
 from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats
-from toprovar.subject import Subject
-from toprovar.targets import Planner, SuiteJudge, Target, find_plan
 
 __all__ = ["compile_model"]
 

@@ -13,12 +13,12 @@ from toprovar.calibration.journal import Journal, cache_folder, fingerprint
 from toprovar.calibration.recorder import EntropyRecorder
 from toprovar.calibration.recording import Recording
 from toprovar.calibration.sensitivity import SensitivityRecord, measure_sensitivity
+from toprovar.pipeline.probing import probe as probed_scales
+from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking
-from toprovar.probing import probe as probed_scales
 from toprovar.progress import Stages
 from toprovar.pruning import Restoration
 from toprovar.stats import CalibrationStats
-from toprovar.subject import Subject
 
 __all__ = ["Calibrated", "calibrated"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from toprovar.calibration.policy import Policy
 from toprovar.errors import UsageError
 from toprovar.extensions import SUITES
-from toprovar.graphs import GraphStore
+from toprovar.pipeline.graphs import GraphStore
 from toprovar.plan import SparsityPlan
 from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats

@@ -53,7 +53,7 @@ class Subject:
         resolution: str | None = None,
         cfg_insertion_layers: Sequence[int] = (0,),
     ) -> Self:
-        """Loads a model; arguments as of `toprovar.pipeline.compile_model`.
+        """Loads a model; arguments as of `toprovar.pipeline.compile.compile_model`.
 
         Raises:
             ToProVARError: it cannot be loaded, or brings no text encoder.

@@ -15,12 +15,12 @@ from toprovar.compiler.trace import trace_graph
 from toprovar.compiler.verify import Case, GraphCheck, GraphVerifier
 from toprovar.compiler.weights import save_graphs
 from toprovar.constants import save_constants
+from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.progress import Stages
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from toprovar.runtime.session import Session
-from toprovar.subject import Subject
 
 __all__ = ["BuiltGraphs", "GraphStore", "check_graphs"]
 

@@ -17,11 +17,11 @@ from toprovar.console import results
 from toprovar.evaluation.report.style import png, quiet
 from toprovar.extensions import STUDIES
 from toprovar.jsonfile import write_text
-from toprovar.laboratory import Laboratory
 from toprovar.machine import describe_processor
+from toprovar.pipeline.subject import Subject
 from toprovar.progress import Stages
 from toprovar.studies.base import Study
-from toprovar.subject import Subject
+from toprovar.studies.laboratory import Laboratory
 
 __all__ = ["print_study", "run_study"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from toprovar.calibrating import calibrated
 from toprovar.calibration.policy import Policy
 from toprovar.calibration.prompt_table import PromptTable
 from toprovar.calibration.prompts import GENERAL_PROMPTS
@@ -19,15 +18,16 @@ from toprovar.cost import plan_share
 from toprovar.errors import UsageError
 from toprovar.evaluation.fidelity import MOST_PSNR, psnr
 from toprovar.extensions import POLICIES, SUITES
-from toprovar.graphs import GraphStore
+from toprovar.pipeline.calibrating import calibrated
+from toprovar.pipeline.graphs import GraphStore
+from toprovar.pipeline.probing import ProbedScale, probe
+from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking, SparsityPlan
-from toprovar.probing import ProbedScale, probe
 from toprovar.progress import Stages
 from toprovar.pruning import Pruning, Restoration
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from toprovar.runtime.session import GeneratedImage, Session
 from toprovar.stats import CalibrationStats
-from toprovar.subject import Subject
 
 __all__ = ["Laboratory", "Outcome", "Probe", "Run"]
 
