@@ -48,6 +48,6 @@ def test_a_rule_without_thresholds_cannot_be_scaled() -> None:
 
 
 def test_wide_intervals_are_said() -> None:
-    row = {"times": 1.0, "thresholds": "0.2", "FLOPs": 0.4, "prompts": 12, "score against fitted": 0.0}
+    row = {"tau": 1.0, "thresholds": "0.2", "FLOPs": 0.4, "prompts": 12, "score against fitted": 0.0}
     rows = [{**row, "scaled": name, "from": -reach, "to": reach} for name, reach in ((NOTHING, 0.0), (THRESHOLDS, 0.1))]
     assert "12 prompts cannot exclude more than 0.02" in words(rows)

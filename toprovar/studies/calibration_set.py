@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from toprovar.errors import UsageError
-from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.extensions import SUITES
 from toprovar.plan import SparsityPlan
 from toprovar.pruning import Restoration
 from toprovar.stats import CalibrationStats
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.comparison import against
 from toprovar.studies.correlation import spearman
 from toprovar.studies.laboratory import Laboratory, Run
 
@@ -137,9 +137,6 @@ def sensitivity_agreement(stats: CalibrationStats, other: CalibrationStats) -> f
 
 def _row(policy: str, made: _Planned, whole: _Planned, dense: Run) -> Row:
     run, base = made.run, whole.run
-    score = bootstrap(run.values("passed"), run.categories)
-    change = bootstrap(_difference(run, base, "passed"), run.categories)
-    near, nearer = bootstrap(run.values("psnr")), bootstrap(_difference(run, base, "psnr"))
     agreement = sensitivity_agreement(made.variant.stats, whole.variant.stats) if made.variant.sensitive else None
     rule = made.plan.depth_rule
     depths = zip(run.values("depth"), base.values("depth"), strict=True)
@@ -153,22 +150,8 @@ def _row(policy: str, made: _Planned, whole: _Planned, dense: Run) -> Row:
         "thresholds": " ".join(f"{value:.4g}" for value in rule.thresholds) if rule else "",
         "other depth": round(float(np.mean([own != other for own, other in depths])), 3),
         "predicted FLOPs": round(float(made.plan.parameters["expected_flops"]), 4),
-        "FLOPs": round(run.mean("flops"), 4),
-        "score": round(score.mean, 4),
-        "score against all": round(change.mean, 4),
-        "from": round(change.low, 4),
-        "to": round(change.high, 4),
-        "score of dense": round(bootstrap(dense.values("passed"), dense.categories).mean, 4),
-        "PSNR to dense, dB": round(near.mean, 2),
-        "PSNR against all, dB": round(nearer.mean, 2),
-        "PSNR from": round(nearer.low, 2),
-        "PSNR to": round(nearer.high, 2),
-        "prompts": len(run.outcomes),
+        **against(run, base, "all", dense),
     }
-
-
-def _difference(run: Run, other: Run, name: str) -> list[float]:
-    return [own - whole for own, whole in zip(run.values(name), other.values(name), strict=True)]
 
 
 def words(rows: Sequence[Row]) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from toprovar.errors import UsageError
-from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.plan import SparsityPlan
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.comparison import against
 from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "Tau", "row_of", "scaled", "words"]
@@ -66,31 +66,14 @@ def scaled(plan: SparsityPlan, what: str, factor: float) -> SparsityPlan:
 def row_of(what: str, factor: float, plan: SparsityPlan, run: Run, fitted: Run, dense: Run) -> Row:
     """One run against that of the fitted rule, on the same prompts and noise."""
     rule = plan.depth_rule
-    score = bootstrap(run.values("passed"), run.categories)
-    change = bootstrap(_difference(run, fitted, "passed"), run.categories)
-    near, nearer = bootstrap(run.values("psnr")), bootstrap(_difference(run, fitted, "psnr"))
     return {
         "scaled": what,
-        "times": factor,
+        "tau": factor,
         "thresholds": " ".join(f"{value:.4g}" for value in rule.thresholds) if rule else "",
         "low_below": rule.low_below if rule else None,
         "first sparse scale": round(run.mean("depth") + 1, 2),
-        "FLOPs": round(run.mean("flops"), 4),
-        "score": round(score.mean, 4),
-        "score against fitted": round(change.mean, 4),
-        "from": round(change.low, 4),
-        "to": round(change.high, 4),
-        "score of dense": round(bootstrap(dense.values("passed"), dense.categories).mean, 4),
-        "PSNR to dense, dB": round(near.mean, 2),
-        "PSNR against fitted, dB": round(nearer.mean, 2),
-        "PSNR from": round(nearer.low, 2),
-        "PSNR to": round(nearer.high, 2),
-        "prompts": len(run.outcomes),
+        **against(run, fitted, "fitted", dense),
     }
-
-
-def _difference(run: Run, other: Run, name: str) -> list[float]:
-    return [own - whole for own, whole in zip(run.values(name), other.values(name), strict=True)]
 
 
 def words(rows: Sequence[Row]) -> str:
@@ -107,7 +90,7 @@ def words(rows: Sequence[Row]) -> str:
     flops = [float(row["FLOPs"] or 0) for row in rows]
     said = "Yes, the score moves" if size > _MOVED else "No, the score hardly moves"
     answer = (
-        f"{said}: by {size:.3f} at most ({worst['scaled']} times {worst['times']}: {worst['score against fitted']} "
+        f"{said}: by {size:.3f} at most ({worst['scaled']} times {worst['tau']}: {worst['score against fitted']} "
         f"[{worst['from']}, {worst['to']}], {count} prompts), while the FLOPs go from {min(flops):.0%} to "
         f"{max(flops):.0%} of dense."
     )
@@ -126,9 +109,9 @@ def _draw(rows: Sequence[Row]) -> Figure:
     for axis, (column, label, ends) in zip(axes[0], panels, strict=True):
         for what, colour, shift in ((THRESHOLDS, DENSE, 0.985), (LOW_BELOW, SPARSE, 1.015)):
             own = sorted(
-                (row for row in rows if row["scaled"] in (what, NOTHING)), key=lambda row: float(row["times"] or 0)
+                (row for row in rows if row["scaled"] in (what, NOTHING)), key=lambda row: float(row["tau"] or 0)
             )
-            places = [float(row["times"] or 0) * shift for row in own]
+            places = [float(row["tau"] or 0) * shift for row in own]
             axis.plot(places, [row[column] for row in own], "o-", color=colour, linewidth=1.2, markersize=4, label=what)
             for place, row in zip(places, own, strict=True):
                 if ends:
