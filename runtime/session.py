@@ -314,6 +314,7 @@ class Session:
                         sampling.certain,
                         self._kept(scale, group.depth),
                         "full" if group.depth is None else self.plan.unconditional(scale, group.depth),
+                        ranks=group.depth is None or self._is_read(scale, group.depth),
                     )
                     result = self.backend.step(group.state, controls)
                     seen = SeenScale(self.backend, group.state, result.state, result.entropy)

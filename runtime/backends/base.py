@@ -55,6 +55,7 @@ class Controls:
         certain: logit difference from which a bit is not drawn (`toprovar.runtime.noise.certainty`).
         kept: tokens per layer for the adaptive graph; None runs the dense graph, which observes nothing.
         unconditional: what the unconditional rows do; once they are gone they stay away.
+        ranks: somebody reads the adaptive graph's entropy and ranking; without, an engine may leave them out.
     """
 
     noise: np.ndarray
@@ -63,6 +64,7 @@ class Controls:
     certain: float
     kept: tuple[int, ...] | None
     unconditional: Unconditional = "full"
+    ranks: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class StepResult:
     Attributes:
         state: for the next scale.
         bits: uint8 [B, L, bits].
-        entropy: standardised entropy float32 [B, L]; None from the dense graph.
+        entropy: standardised entropy float32 [B, L]; None where nothing was observed or nobody asked.
     """
 
     state: State

@@ -105,8 +105,9 @@ class OnnxRuntimeBackend(Backend):
         graph = "dense" if controls.kept is None else "adaptive"
         names = signature.step(self.model.layers, controls.kept is not None, self.pruning).inputs
         given = {**state.tensors, **self.step_inputs(state, controls)}
-        updates = () if self.updates(state, controls) else signature.update_names(self.model.layers, "new_update")
-        outputs = self._run(graph, {name: given[name] for name in names}, updates)
+        unwanted = [] if self.updates(state, controls) else signature.update_names(self.model.layers, "new_update")
+        unwanted += [] if controls.ranks else ["entropy", "next_prior"]
+        outputs = self._run(graph, {name: given[name] for name in names}, unwanted)
         return self.collect(state, controls, outputs)
 
     def decode_impl(self, summed: Any) -> np.ndarray:
