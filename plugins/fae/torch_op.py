@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from toprovar.plugins.fae.reference import attention_with_entropy
+from toprovar.plugins.fae.blocked import blocked_attention
 from toprovar.plugins.fae.schema import HEAD_DIMS, SCHEMA, check_shapes
 
 __all__ = ["flash_attention_entropy", "flash_attention_entropy_cached"]
@@ -89,8 +89,7 @@ def flash_attention_entropy(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -
         from toprovar.plugins.fae.launcher import launch
 
         return launch(q, ((k, v),), torch.empty_like(q))
-    output, entropy = attention_with_entropy(q, k, v)
-    return torch.empty_like(q).copy_(output), entropy
+    return blocked_attention(q, k, v)
 
 
 @flash_attention_entropy.register_fake
@@ -139,7 +138,7 @@ def flash_attention_entropy_cached(
     if query_index is not None:
         rows = query_index.long()[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3])
         q = q.gather(2, rows)
-    output, entropy = attention_with_entropy(q, torch.cat((cache_k, k), 2), torch.cat((cache_v, v), 2))
+    output, entropy = blocked_attention(q, torch.cat((cache_k, k), 2), torch.cat((cache_v, v), 2))
     return result.copy_(output), entropy.mean(1) if head_mean else entropy
 
 
