@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-__all__ = ["MOST_PSNR", "psnr", "ssim"]
+__all__ = ["MOST_PSNR", "psnr"]
 
 MOST_PSNR = 100.0
 """Decibels that equal images count as in a mean."""
@@ -16,11 +16,3 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two images in [-1, 1]; infinite if they are equal."""
     error = float(np.mean(np.square(np.asarray(first, np.float64) - np.asarray(second, np.float64))))
     return math.inf if error == 0 else 10 * math.log10(4 / error)
-
-
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two images [3, H, W] in [-1, 1] (Wang et al., 2004), with a Gaussian window."""
-    from skimage.metrics import structural_similarity
-
-    options = {"data_range": 2.0, "channel_axis": 0, "gaussian_weights": True, "sigma": 1.5}
-    return float(structural_similarity(first, second, use_sample_covariance=False, **options))
