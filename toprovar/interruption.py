@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["exit_code", "listen", "stop_if_interrupted"]
+__all__ = ["deferred", "exit_code", "listen", "stop_if_interrupted"]
 
 _received: list[int] = []
+_deferring: list[str] = []
 
 
 def listen() -> None:
@@ -34,8 +37,30 @@ def stop_if_interrupted() -> None:
         _raise(_received[0])
 
 
+@contextlib.contextmanager
+def deferred(until: str) -> Iterator[None]:
+    """Within, the first signal waits for the end: some libraries abort the process if an exception crosses them.
+
+    Args:
+        until: what is waited for, to follow upon "stops after".
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came meanwhile.
+        SystemExit: SIGTERM came meanwhile.
+    """
+    _deferring.append(until)
+    try:
+        yield
+    finally:
+        _deferring.pop()
+    stop_if_interrupted()
+
+
 def _on_signal(number: int, frame: FrameType | None) -> None:
     _received.append(number)
+    if _deferring and len(_received) == 1:
+        print(f"stops after {_deferring[-1]}; once more stops at once", file=sys.stderr, flush=True)
+        return
     _raise(number)
 
 

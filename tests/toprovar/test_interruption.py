@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -46,6 +47,47 @@ def test_an_interruption_is_remembered(caught: str, name: str, code: int, line: 
     assert "Traceback" not in done.stderr
     if line:
         assert done.stderr.endswith(line)
+
+
+@pytest.fixture
+def listening() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interruption.listen()
+    yield
+    interruption.listen()
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.mark.usefixtures("listening")
+def test_the_first_signal_waits_where_nothing_may_be_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interruption.deferred("the export of dense"):
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+    assert reached == ["the end"]
+    assert capsys.readouterr().err == "stops after the export of dense; once more stops at once\n"
+
+
+@pytest.mark.usefixtures("listening")
+def test_a_second_signal_does_not_wait() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), interruption.deferred("x"):
+        signal.raise_signal(signal.SIGINT)
+        reached.append("between")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+    assert reached == ["between"]
+
+
+@pytest.mark.usefixtures("listening")
+def test_without_a_signal_nothing_is_raised_and_an_error_passes() -> None:
+    with interruption.deferred("x"):
+        pass
+    with pytest.raises(ValueError, match="own"), interruption.deferred("x"):
+        raise ValueError("own")
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_listening_anew_forgets() -> None:

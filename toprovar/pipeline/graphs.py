@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toprovar import interruption
 from toprovar.compiler.build import build_for_onnxruntime
 from toprovar.compiler.export_onnx import export_graph
 from toprovar.compiler.modules import build_modules
@@ -76,8 +77,9 @@ class GraphStore:
         observers = len(plan.ranking.observers)
         graphs = []
         for index, (name, (module, contract)) in enumerate(modules.items()):
-            traced = trace_graph(name, module, contract, subject.record, observers, channels)
-            graphs.append(export_graph(traced, plan))
+            with interruption.deferred(f"the export of {name}"):
+                traced = trace_graph(name, module, contract, subject.record, observers, channels)
+                graphs.append(export_graph(traced, plan))
             self.stages.progress("export", index + 1, len(modules))
         with self.stages.stage("save"):
             save_graphs(graphs, folder)
