@@ -73,7 +73,7 @@ class Registry:
         """Imports an extension.
 
         Args:
-            name: One of `names`.
+            name: One of `names`; a hyphen stands for an underscore.
 
         Returns:
             The file's `symbol`.
@@ -82,13 +82,14 @@ class Registry:
             UsageError: The name is unknown; the error lists the choices.
             MissingExtra: The file needs a package of an extra that is not installed.
         """
-        if name not in self._files:
+        found = name.replace("-", "_")
+        if found not in self._files:
             close = difflib.get_close_matches(name, self._files, n=1)
             hint = f"did you mean {close[0]!r}?" if close else None
             choices = ", ".join(self._files) or "none: no file defines one"
             raise UsageError(f"unknown {self.kind} {name!r}; expected one of {choices}", hint)
         with naming_extras():
-            module = importlib.import_module(f"{self.package}.{name}")
+            module = importlib.import_module(f"{self.package}.{found}")
         return getattr(module, self.symbol)
 
 

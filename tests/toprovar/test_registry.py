@@ -47,6 +47,12 @@ def test_load_imports_that_file_alone(folder: Path, registry: Registry) -> None:
     assert f"{PACKAGE}.circle" not in sys.modules
 
 
+def test_a_hyphen_stands_for_an_underscore(folder: Path, registry: Registry) -> None:
+    (folder / "two_words.py").write_text("THING = 2\n")
+    assert registry.load("two-words") == registry.load("two_words") == 2
+    assert registry.names() == ("circle", "solid", "square", "two_words")
+
+
 def test_an_unknown_name_lists_the_choices(folder: Path, registry: Registry) -> None:
     with pytest.raises(UsageError) as caught:
         registry.load("sqare")
