@@ -71,14 +71,18 @@ def _lap(session: Session, text: str, seed: int) -> Lap:
 
 
 def _watch(session: Session, text: str, seed: int) -> tuple[float, ...]:
-    """Seconds of every scale, as a session counts them, were each to be observed and sorted but not pruned."""
+    """Seconds of every scale, as a session counts them, were each to be observed and sorted but not pruned.
+
+    Nobody reads the last scale's entropy, which a deployment leaves out, too.
+    """
     sampling, plan, state = session.sampling, session.plan, session.begin(text)
     certain, seconds = certainty(sampling.top_k, sampling.top_p), []
     for scale, one in enumerate(plan.scales):
         started = time.perf_counter()
         noise = logistic_noise(seed, scale, one.tokens, session.backend.model.code_bits)[None]
         kept = (one.tokens,) * plan.layers
-        controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], certain, kept)
+        read = scale + 1 < len(plan.scales)
+        controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], certain, kept, ranks=read)
         state = session.backend.step(state, controls).state
         seconds.append(time.perf_counter() - started)
     return tuple(seconds)
