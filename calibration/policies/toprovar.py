@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from toprovar.calibration.budget import out_of_reach, weakest
 from toprovar.calibration.counts import MULTIPLE, rounded_count
 from toprovar.calibration.depth_rule import fit_depth_rule
 from toprovar.calibration.policy import Policy, Task
 from toprovar.calibration.ranking import entropy_ranking
-from toprovar.errors import UsageError
 from toprovar.plan import DepthRule, PlanCost, ScalePlan, SparsityPlan
 from toprovar.pruning import Restoration, Unconditional
 from toprovar.stats import CalibrationStats
@@ -64,29 +64,24 @@ class ToProVAR(Policy):
         decided_after = candidates[0] - 1
         ratios = [prompt.low_entropy_ratio[decided_after] for prompt in stats.prompts]
         rule = fit_depth_rule(ratios, decided_after, candidates if self.scale else candidates[:1])
-        low, high = self.a_min, self.strongest
-        if self._share(stats, task, rule, high) > task.target_flops:
-            reached = self._share(stats, task, rule, high)
-            raise UsageError(
-                f"a target of {task.target_flops:.0%} of dense FLOPs is out of reach; the last "
-                f"{scales - candidates[0]} scales alone can save down to {reached:.0%}",
-                f"give --target-flops {np.ceil(reached * 100) / 100:.2f} or more",
-            )
-        for _ in range(40):
-            middle = (low + high) / 2
-            if self._share(stats, task, rule, middle) > task.target_flops:
-                low = middle
-            else:
-                high = middle
-        kept = self._kept(stats, rule, high)
+
+        def cost(above: float) -> float:
+            return self._share(stats, task, rule, self.a_min + above)
+
+        found = weakest(cost, self.strongest - self.a_min, task.target_flops)
+        if found is None:
+            why = f"the last {scales - candidates[0]} scales alone can save"
+            raise out_of_reach(task.target_flops, cost(self.strongest - self.a_min), why)
+        a_max = self.a_min + found
+        kept = self._kept(stats, rule, a_max)
         return SparsityPlan(
             policy="toprovar",
             parameters={
                 **{name: value for name, value in dataclasses.asdict(self).items() if name != "depths"},
                 "depths": " ".join(map(str, self.depths)),
-                "a_max": high,
+                "a_max": a_max,
                 "target_flops": task.target_flops,
-                "expected_flops": self._share(stats, task, rule, high),
+                "expected_flops": self._share(stats, task, rule, a_max),
             },
             model_sha256=stats.model_sha256,
             scales=tuple(

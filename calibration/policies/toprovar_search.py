@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from toprovar.calibration.allocation import Choice, allocate
+from toprovar.calibration.budget import out_of_reach, weakest
 from toprovar.calibration.counts import rounded_count
 from toprovar.calibration.policy import Policy, Task
 from toprovar.calibration.ranking import entropy_ranking
@@ -26,8 +27,6 @@ from toprovar.pruning import Restoration, Unconditional
 from toprovar.stats import CalibrationStats, ScaleStats
 
 __all__ = ["POLICY", "ToProVARSearch"]
-
-_TRIES = 30
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,7 @@ class ToProVARSearch(Policy):
         drafts = [draft for start in self._starts(stats) if (draft := self._draft(stats, task, start)) is not None]
         if not drafts:
             least = min(self._allocated(stats, task, start, 0.0).cost.ratio for start in self._starts(stats))
-            raise UsageError(
-                f"a target of {task.target_flops:.0%} of dense FLOPs is out of reach; leaving out all that was "
-                f"probed saves down to {least:.0%}",
-                f"give --target-flops {np.ceil(least * 100) / 100:.2f} or more",
-            )
+            raise out_of_reach(task.target_flops, least, "leaving out all that was probed saves")
         best = min(drafts, key=lambda draft: draft.damage)
         return SparsityPlan(
             policy="toprovar_search",
@@ -116,21 +111,12 @@ class ToProVARSearch(Policy):
 
     def _draft(self, stats: CalibrationStats, task: Task, start: int) -> _Draft | None:
         """The best plan within the target for one start; costs of layers depend on one another's keys."""
-        whole = self._allocated(stats, task, start, 1.0)
-        if whole.cost.ratio <= task.target_flops:
-            return whole
-        best = self._allocated(stats, task, start, 0.0)
-        if best.cost.ratio > task.target_flops:
-            return None
-        low, high = 0.0, 1.0
-        for _ in range(_TRIES):
-            middle = (low + high) / 2
-            draft = self._allocated(stats, task, start, middle)
-            if draft.cost.ratio <= task.target_flops:
-                best, low = draft, middle
-            else:
-                high = middle
-        return best
+
+        def cost(saved: float) -> float:
+            return self._allocated(stats, task, start, 1 - saved).cost.ratio
+
+        found = weakest(cost, 1.0, task.target_flops)
+        return None if found is None else self._allocated(stats, task, start, 1 - found)
 
     def _allocated(self, stats: CalibrationStats, task: Task, start: int, share: float) -> _Draft:
         """Divides `share` of the dense cost."""

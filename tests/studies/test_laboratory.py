@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -23,20 +24,23 @@ def test_calibrations_are_made_once_and_told_apart(laboratory: Laboratory) -> No
 
 
 def test_plans_that_prune_alike_share_their_graphs(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[SparsityPlan] = []
+    built: list[SparsityPlan] = []
 
-    def graphs(self: GraphStore, plan: SparsityPlan) -> BuiltGraphs:
-        asked.append(plan)
-        return BuiltGraphs(laboratory.folder, {})
+    def build(self: GraphStore, plan: SparsityPlan, folder: Path) -> BuiltGraphs:
+        built.append(plan)
+        return BuiltGraphs(folder, {})
 
-    monkeypatch.setattr(GraphStore, "graphs", graphs)
+    monkeypatch.setattr(GraphStore, "_build", build)
     own = dataclasses.replace(laboratory, backend="onnxruntime", folder=laboratory.folder / "other")
     first = own.plan(own.policy("toprovar"), 0.5, laboratory.stats())
     second = own.plan(own.policy("toprovar", standardised=False, scale=False), 0.6, laboratory.stats())
     third = own.plan(own.policy("toprovar", restoration="cached"), 0.6, laboratory.stats())
     assert first.ranking != second.ranking
     sessions = [own.session(plan) for plan in (first, second, third)]
-    assert [plan is first for plan in asked] == [True, True, False]
+    assert [plan is first for plan in built] == [True, False]
+    assert built[1] is third
+    folders = [own.store.graphs(plan).folder for plan in (first, second, third)]
+    assert [folder == folders[0] for folder in folders] == [True, True, False]
     # each has its own moments for all that
     tables = [session.backend.constants["entropy_mean"] for session in sessions]
     assert tables[0].tolist() != tables[1].tolist() == (0 * tables[0]).tolist()

@@ -13,6 +13,7 @@ from typing import Any
 from toprovar import __version__
 from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
 from toprovar.compiler.verify import GraphCheck
+from toprovar.constants import save_constants
 from toprovar.deployment_writer import DeploymentWriter
 from toprovar.errors import UsageError, VerificationFailed
 from toprovar.evaluation.report.write import write_report
@@ -108,6 +109,7 @@ def compile_model(
             built = store.graphs(found.plan)
             graphs_folder = built.folder.rename(writer.folder / "graphs")
             shutil.rmtree(store.folder)
+            save_constants(graphs_folder, subject.constants(found.plan.ranking, found.plan.restoration))
             checks = []
             if verify:
                 checks = check_graphs(subject, found.plan, texts[:_VERIFIED_PROMPTS], graphs_folder, stages)

@@ -15,9 +15,8 @@ from toprovar.compiler.modules import build_modules
 from toprovar.compiler.trace import trace_graph
 from toprovar.compiler.verify import Case, GraphCheck, GraphVerifier
 from toprovar.compiler.weights import save_graphs
-from toprovar.constants import save_constants
 from toprovar.pipeline.subject import Subject
-from toprovar.plan import Ranking, SparsityPlan
+from toprovar.plan import SparsityPlan
 from toprovar.progress import Stages
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -31,7 +30,7 @@ class BuiltGraphs:
     """Graphs in a folder of their own.
 
     Attributes:
-        folder: holds NAME.onnx, the weights and the tables.
+        folder: holds NAME.onnx and the weights.
         versions: of the engine that they were built for.
     """
 
@@ -41,7 +40,7 @@ class BuiltGraphs:
 
 @dataclass
 class GraphStore:
-    """Builds graphs for ONNX Runtime on demand; plans that differ in counts alone share them.
+    """Builds graphs for ONNX Runtime on demand; plans that prune alike share them, whatever their counts and moments.
 
     Args:
         subject: the model.
@@ -52,14 +51,13 @@ class GraphStore:
     subject: Subject
     folder: Path
     stages: Stages
-    _built: dict[tuple[Pruning, Ranking], BuiltGraphs] = field(default_factory=dict)
+    _built: dict[Pruning, BuiltGraphs] = field(default_factory=dict)
 
     def graphs(self, plan: SparsityPlan) -> BuiltGraphs:
         """The graphs of a plan."""
-        key = plan.pruning, plan.ranking
-        if key not in self._built:
-            self._built[key] = self._build(plan, self.folder / f"graphs-{len(self._built)}")
-        return self._built[key]
+        if plan.pruning not in self._built:
+            self._built[plan.pruning] = self._build(plan, self.folder / f"graphs-{len(self._built)}")
+        return self._built[plan.pruning]
 
     def session(self, plan: SparsityPlan) -> Session:
         """A session of the plan on ONNX Runtime."""
@@ -71,7 +69,6 @@ class GraphStore:
     def _build(self, plan: SparsityPlan, folder: Path) -> BuiltGraphs:
         folder.mkdir(parents=True)
         subject = self.subject
-        save_constants(folder, subject.constants(plan.ranking, plan.restoration))
         modules = build_modules(subject.loaded, subject.record, plan.pruning)
         channels = subject.loaded.backbone.config.text_channels
         observers = len(plan.ranking.observers)

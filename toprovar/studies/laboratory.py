@@ -24,8 +24,7 @@ from toprovar.pipeline.probing import ProbedScale, probe
 from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.progress import Stages
-from toprovar.pruning import Pruning, Restoration
-from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from toprovar.pruning import Restoration
 from toprovar.runtime.session import GeneratedImage, Session
 from toprovar.stats import CalibrationStats
 
@@ -103,7 +102,6 @@ class Laboratory:
     _drawn: dict[tuple[str, int], tuple[GeneratedImage, float]] = field(default_factory=dict, init=False)
     _stats: dict[tuple[Any, ...], CalibrationStats] = field(default_factory=dict, init=False)
     _tables: dict[tuple[Any, ...], Path] = field(default_factory=dict, init=False)
-    _first_alike: dict[Pruning, SparsityPlan] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -161,14 +159,11 @@ class Laboratory:
         return lambda prompt, seed: probe(session, backend, prompt, seed)
 
     def session(self, plan: SparsityPlan) -> Session:
-        """A session of a plan; plans that prune alike share their graphs, whatever their counts and moments."""
-        subject, pruning = self.subject, plan.pruning
+        """A session of a plan."""
         if self.backend == "torch":
-            eager = subject.torch_backend(plan.ranking, plan.restoration, pruning.reuses_guidance)
-            return subject.session(eager, plan)
-        folder = self.store.graphs(self._first_alike.setdefault(pruning, plan)).folder
-        constants = subject.constants(plan.ranking, plan.restoration)
-        return subject.session(OnnxRuntimeBackend(subject.record, subject.grids, constants, folder, pruning), plan)
+            eager = self.subject.torch_backend(plan.ranking, plan.restoration, plan.pruning.reuses_guidance)
+            return self.subject.session(eager, plan)
+        return self.store.session(plan)
 
     def suite_prompts(self, limit: int | None = None) -> Sequence[Any]:
         """The suite's prompts, which nothing was tuned on."""
