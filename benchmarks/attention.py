@@ -3,15 +3,18 @@
     python benchmarks/attention.py --output attention.json
 
 Needs a CUDA device. Each figure is the median over many replays of a CUDA graph, so that it is
-the device's time and not the launch's; all backends run in one process on the same tensors,
+the device's time and not the launch's; the backends take turns in one process on the same tensors,
 laid out as [batch, length, heads, head_dim], a guidance pair as the batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import random
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,11 @@ SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 HEADS = {"2b": 16, "8b": 28}
 
 Attend = Callable[[], object]
+
+#: Fewest rounds of a measurement.
+_ROUNDS = 20
+#: Columns of the table, also where it is written to a file.
+_WIDTH = 110
 
 
 @dataclass(frozen=True)
@@ -128,32 +136,69 @@ def measure(shape: Shape, milliseconds: int) -> Measurement:
 
     q, k, v = tensor(shape.queries) * 0.25, tensor(shape.keys), tensor(shape.keys)
 
-    def ours(entropy: bool) -> object:
-        return launch(q, ((k, v),), torch.empty_like(q), entropy=entropy)
+    def ours(entropy: bool) -> Attend:
+        return lambda: launch(q, ((k, v),), torch.empty_like(q), entropy=entropy)
 
-    def torchs(backend: SDPBackend) -> float | None:
-        try:
+    def torchs(backend: SDPBackend) -> Attend:
+        def attend() -> object:
             with sdpa_kernel(backend):
-                return _median(
-                    lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0), milliseconds
-                )
-        except RuntimeError:
-            return None
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
 
+        return attend
+
+    candidates = {"entropy_ms": ours(True), "plain_ms": ours(False)}
+    rivals = {"cudnn_ms": SDPBackend.CUDNN_ATTENTION, "flash_ms": SDPBackend.FLASH_ATTENTION}
+    for name, backend in rivals.items():
+        # Not every build of torch has every backend.
+        with contextlib.suppress(RuntimeError):
+            torchs(backend)()
+            candidates[name] = torchs(backend)
+    medians = _medians(candidates, milliseconds)
     return Measurement(
         shape=shape,
-        entropy_ms=_median(lambda: ours(True), milliseconds),
-        plain_ms=_median(lambda: ours(False), milliseconds),
-        cudnn_ms=torchs(SDPBackend.CUDNN_ATTENTION),
-        flash_ms=torchs(SDPBackend.FLASH_ATTENTION),
+        entropy_ms=medians["entropy_ms"],
+        plain_ms=medians["plain_ms"],
+        cudnn_ms=medians.get("cudnn_ms"),
+        flash_ms=medians.get("flash_ms"),
         extra_bytes=_extra_bytes(q, k, v),
     )
 
 
-def _median(attend: Attend, milliseconds: int) -> float:
-    from triton.testing import do_bench_cudagraph
+def _capture(attend: Attend, milliseconds: float = 0.5) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of as many launches as take about that long, so that an event's own cost does not count."""
+    attend()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        attend()
+    graph.replay()
+    launches = max(1, min(50, int(milliseconds / _replay(graph))))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(launches):
+            attend()
+    return graph, launches
 
-    return float(do_bench_cudagraph(attend, rep=milliseconds, return_mode="median"))
+
+def _replay(graph: torch.cuda.CUDAGraph) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def _medians(candidates: dict[str, Attend], milliseconds: int) -> dict[str, float]:
+    """Median time of one launch of each; a new order every round has them share clocks and heat."""
+    graphs = {name: _capture(attend) for name, attend in candidates.items()}
+    times: dict[str, list[float]] = {name: [] for name in graphs}
+    order, random_order = list(graphs), random.Random(0)
+    while sum(map(sum, times.values())) < milliseconds * len(graphs) or len(times[order[0]]) < _ROUNDS:
+        random_order.shuffle(order)
+        for name in order:
+            times[name].append(_replay(graphs[name][0]))
+    return {name: statistics.median(times[name]) / launches for name, (_, launches) in graphs.items()}
 
 
 def _extra_bytes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> int:
@@ -216,7 +261,7 @@ def main(backbones: tuple[str, ...], smallest: int, batch: int, milliseconds: in
     listed = list(shapes(backbones or tuple(HEADS), smallest, batch))
     progress = track(listed, description="measuring", console=Console(stderr=True))
     measurements = [measure(shape, milliseconds) for shape in progress]
-    Console().print(_table(measurements))
+    Console(width=_WIDTH).print(_table(measurements))
     if output is not None:
         report = {
             "schema_version": 1,

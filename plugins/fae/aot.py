@@ -81,7 +81,6 @@ def compile_kernel(head_dim: int, dtype: str, capability: tuple[int, int]) -> Co
         "HEAD_DIM": head_dim,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
-        "PRECISION": config.precision,
     }
     arguments = {
         "q": element, "k": element, "v": element, "queries": "i32", "keys": "i32",

@@ -1,4 +1,4 @@
-"""Tiles of the GPU kernels, chosen by shape, element type and device."""
+"""Tiles of the GPU kernels, chosen by shape, element type and device; docs/performance.md has the times behind them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,12 @@ class TritonConfig:
         block_n: Keys a step, a power of two of at least 16.
         num_warps: Warps a program.
         num_stages: Depth of the software pipeline over the keys.
-        precision: How float32 products are taken; "ieee" is exact to float32.
     """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
-    precision: str = "ieee"
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,10 @@ class HopperConfig:
     Attributes:
         block_n: Keys a step, a power of two of at least 64.
         stages: Tiles of keys, and of values, in flight.
-        registers: Registers a thread of the second consumer group; the first gets the rest.
-        turns: The groups issue their matrix products in turns.
-        release_late: A tile of keys is given back after the softmax, not before.
-        pin: Keep the assembler from moving the softmax past the output's product.
-        pack_early: Round the weights before waiting for the output's product.
     """
 
     block_n: int = 128
     stages: int = 2
-    registers: int = 240
-    turns: bool = True
-    release_late: bool = True
-    pin: bool = True
-    pack_early: bool = False
 
 
 def choose_config(
@@ -75,9 +63,10 @@ def choose_config(
     if itemsize == 4:
         # Products without tensor cores keep whole rows in registers.
         return TritonConfig(block_m=64 if head_dim <= 32 else 16, block_n=32, num_warps=4, num_stages=2)
-    full = batch_heads * -(-queries // 128) >= processors
-    if capability == (9, 0) and full and keys >= 256:
-        return HopperConfig()
-    if not full:
+    if capability == (9, 0):
+        if batch_heads * -(-queries // 64) <= processors:
+            return TritonConfig(block_m=64, block_n=64, num_warps=4, num_stages=3)
+        return HopperConfig(block_n=64, stages=4) if keys <= 640 else HopperConfig()
+    if batch_heads * -(-queries // 128) < processors:
         return TritonConfig(block_m=64, block_n=64, num_warps=4, num_stages=3)
-    return TritonConfig(block_m=128, block_n=128 if capability == (9, 0) else 64, num_warps=8, num_stages=2)
+    return TritonConfig(block_m=128, block_n=64, num_warps=8, num_stages=2)

@@ -43,14 +43,14 @@ def _load_tile(
 def _attend_tile(
     acc, m, l, t, query, k, v, length, stride_k, stride_v, first,
     HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
-    MASKED: tl.constexpr, ENTROPY: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, ENTROPY: tl.constexpr,
 ):  # fmt: skip
     """Take one tile of keys into the running (acc, m, l, t)."""
     rows = tl.arange(0, BLOCK_N)
     dims = tl.arange(0, PADDED_DIM)
     inside = rows < length - first
     keys = _load_tile(k, first, stride_k, rows, dims, inside, MASKED, HEAD_DIM, PADDED_DIM)
-    s = tl.dot(query, keys.T, input_precision=PRECISION)
+    s = tl.dot(query, keys.T, input_precision="ieee")
     if MASKED:
         s = tl.where(inside[None, :], s, float("-inf"))
     m_new = tl.maximum(m, tl.max(s, 1) * _LOG2E)
@@ -65,7 +65,7 @@ def _attend_tile(
     l = l * scale + tl.sum(p, 1)
     acc = acc * scale[:, None]
     values = _load_tile(v, first, stride_v, rows, dims, inside, MASKED, HEAD_DIM, PADDED_DIM)
-    acc = tl.dot(p.to(values.dtype), values, acc, input_precision=PRECISION)
+    acc = tl.dot(p.to(values.dtype), values, acc, input_precision="ieee")
     return acc, m_new, l, t
 
 
@@ -73,19 +73,19 @@ def _attend_tile(
 def _attend_piece(
     acc, m, l, t, query, k, v, length, stride_k, stride_v,
     HEAD_DIM: tl.constexpr, PADDED_DIM: tl.constexpr, BLOCK_N: tl.constexpr,
-    ENTROPY: tl.constexpr, PRECISION: tl.constexpr,
+    ENTROPY: tl.constexpr,
 ):  # fmt: skip
     """Take a piece of keys into the running state: whole tiles first, then a masked rest."""
     whole = length // BLOCK_N * BLOCK_N
     for first in range(0, whole, BLOCK_N):
         acc, m, l, t = _attend_tile(
             acc, m, l, t, query, k, v, length, stride_k, stride_v, first,
-            HEAD_DIM, PADDED_DIM, BLOCK_N, False, ENTROPY, PRECISION,
+            HEAD_DIM, PADDED_DIM, BLOCK_N, False, ENTROPY,
         )  # fmt: skip
     if whole < length:
         acc, m, l, t = _attend_tile(
             acc, m, l, t, query, k, v, length, stride_k, stride_v, whole,
-            HEAD_DIM, PADDED_DIM, BLOCK_N, True, ENTROPY, PRECISION,
+            HEAD_DIM, PADDED_DIM, BLOCK_N, True, ENTROPY,
         )  # fmt: skip
     return acc, m, l, t
 
@@ -96,7 +96,6 @@ def _attend(
     index, o, stride_o, entropy, queries, block,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PIECES: tl.constexpr, GATHER: tl.constexpr, ENTROPY: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attend from one block of queries of one head; the pointers are that head's."""
     PADDED_DIM: tl.constexpr = triton.next_power_of_2(HEAD_DIM)
@@ -114,19 +113,20 @@ def _attend(
     t = tl.zeros([BLOCK_M], tl.float32)
     acc, m, l, t = _attend_piece(
         acc, m, l, t, query, k0, v0, length0, stride_k0, stride_v0,
-        HEAD_DIM, PADDED_DIM, BLOCK_N, ENTROPY, PRECISION,
+        HEAD_DIM, PADDED_DIM, BLOCK_N, ENTROPY,
     )  # fmt: skip
     if PIECES == 2:
         acc, m, l, t = _attend_piece(
             acc, m, l, t, query, k1, v1, length1, stride_k1, stride_v1,
-            HEAD_DIM, PADDED_DIM, BLOCK_N, ENTROPY, PRECISION,
+            HEAD_DIM, PADDED_DIM, BLOCK_N, ENTROPY,
         )  # fmt: skip
 
     output = (acc / l[:, None]).to(o.dtype.element_ty)
     tl.store(o + rows.to(tl.int64)[:, None] * stride_o + dims[None, :], output, mask=present)
     if ENTROPY:
         nats = (tl.log2(l) - t / l) * _LN2
-        tl.store(entropy + rows, nats, mask=rows < queries)
+        # Rounding may leave a one-hot row just below zero; not a number stays what it is.
+        tl.store(entropy + rows, tl.where(nats < 0, 0.0, nats), mask=rows < queries)
 
 
 @triton.jit(do_not_specialize=["heads", "queries", "length0", "length1"])
@@ -136,7 +136,6 @@ def strided_kernel(
     k1_batch, k1_head, k1_row, v1_batch, v1_head, v1_row, o_batch, o_head, o_row,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     PIECES: tl.constexpr, GATHER: tl.constexpr, ENTROPY: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attend with any strides, keys in one or two pieces, queries gathered or not.
 
@@ -153,7 +152,7 @@ def strided_kernel(
         k1 + b * k1_batch + h * k1_head, v1 + b * v1_batch + h * v1_head, length1, k1_row, v1_row,
         index + b * queries, o + b * o_batch + h * o_head, o_row,
         entropy + (b * heads + h) * queries, queries, block,
-        HEAD_DIM, BLOCK_M, BLOCK_N, PIECES, GATHER, ENTROPY, PRECISION,
+        HEAD_DIM, BLOCK_M, BLOCK_N, PIECES, GATHER, ENTROPY,
     )  # fmt: skip
 
 
@@ -161,7 +160,6 @@ def strided_kernel(
 def contiguous_kernel(
     q, k, v, queries, keys, o, entropy,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attend with contiguous tensors; the arguments come in the order that TensorRT passes.
 
@@ -177,5 +175,5 @@ def contiguous_kernel(
     _attend(
         q, HEAD_DIM, k, v, keys, HEAD_DIM, HEAD_DIM, k, v, 0, HEAD_DIM, HEAD_DIM, q,
         o, HEAD_DIM, entropy, queries, block,
-        HEAD_DIM, BLOCK_M, BLOCK_N, 1, False, True, PRECISION,
+        HEAD_DIM, BLOCK_M, BLOCK_N, 1, False, True,
     )  # fmt: skip

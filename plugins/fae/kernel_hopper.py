@@ -86,11 +86,9 @@ def _softmax(
 
 @gluon.jit
 def _step(
-    i, keys, acc, m, l, t, p, q_tile, k_ring, v_ring, k_full, k_free, v_full, v_free, turns,
+    i, keys, acc, m, l, t, p, q_tile, k_ring, v_ring, k_full, k_free, v_full, v_free,
     BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
     SCORES: gl.constexpr, OUTPUT: gl.constexpr, MASKED: gl.constexpr, ENTROPY: gl.constexpr,
-    GROUP: gl.constexpr, TURNS: gl.constexpr, RELEASE_LATE: gl.constexpr,
-    PIN: gl.constexpr, PACK_EARLY: gl.constexpr,
 ):  # fmt: skip
     """Take tile ``i``: its scores overlap with the output of tile ``i - 1``."""
     slot = i % STAGES
@@ -98,30 +96,18 @@ def _step(
     mbarrier.wait(k_full.index(slot), (i // STAGES) & 1)
     keys_t = k_ring.index(slot).reshape([BLOCK_N, HEAD_DIM]).permute((1, 0))
     blank = gl.zeros([_GROUP, BLOCK_N], gl.float32, SCORES)
-    if TURNS:
-        mbarrier.wait(turns.index(GROUP), (i & 1) ^ GROUP)
     s = warpgroup_mma(q_tile, keys_t, blank, use_acc=False, is_async=True)
     mbarrier.wait(v_full.index(last), ((i - 1) // STAGES) & 1)
     values = v_ring.index(last).reshape([BLOCK_N, HEAD_DIM])
     acc = warpgroup_mma(p, values, acc, is_async=True)
-    if TURNS:
-        mbarrier.arrive(turns.index(1 - GROUP), count=1)
     s = warpgroup_mma_wait(1, deps=(s,))
-    if not RELEASE_LATE:
-        mbarrier.arrive(k_free.index(slot), count=1)
     w, m, l, t, scale = _softmax(s, m, l, t, keys, BLOCK_N, SCORES, MASKED, ENTROPY)
-    if PIN:
-        # Already complete: its branch keeps the assembler from moving the softmax after the
-        # wait below, where it would no longer overlap with the output's product.
-        mbarrier.wait(v_full.index(last), ((i - 1) // STAGES) & 1)
-    if PACK_EARLY:
-        p_new = gl.convert_layout(w.to(p.dtype), p.type.layout)
-        acc, p_new = warpgroup_mma_wait(0, deps=(acc, p_new))
-    else:
-        acc = warpgroup_mma_wait(0, deps=(acc,))
-        p_new = gl.convert_layout(w.to(p.dtype), p.type.layout)
-    if RELEASE_LATE:
-        mbarrier.arrive(k_free.index(slot), count=1)
+    # Already complete: its branch keeps the assembler from moving the softmax after the wait
+    # below, where it would no longer overlap with the output's product.
+    mbarrier.wait(v_full.index(last), ((i - 1) // STAGES) & 1)
+    acc = warpgroup_mma_wait(0, deps=(acc,))
+    p_new = gl.convert_layout(w.to(p.dtype), p.type.layout)
+    mbarrier.arrive(k_free.index(slot), count=1)
     mbarrier.arrive(v_free.index(last), count=1)
     acc = acc * gl.convert_layout(scale, gl.SliceLayout(1, OUTPUT))[:, None]
     return acc, m, l, t, p_new
@@ -130,11 +116,9 @@ def _step(
 @gluon.jit
 def _consume(
     q, q_row, index, o, o_row, entropy, queries, first, q_tile, k_ring, v_ring,
-    k_full, k_free, v_full, v_free, turns, tiles0, tiles1, tail0, tail1,
+    k_full, k_free, v_full, v_free, tiles0, tiles1, tail0, tail1,
     BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
     PIECES: gl.constexpr, GATHER: gl.constexpr, ENTROPY: gl.constexpr,
-    GROUP: gl.constexpr, TURNS: gl.constexpr, RELEASE_LATE: gl.constexpr,
-    PIN: gl.constexpr, PACK_EARLY: gl.constexpr,
 ):  # fmt: skip
     """Attend from the 64 queries that start at ``first``."""
     PADDED_DIM: gl.constexpr = triton.next_power_of_2(HEAD_DIM)
@@ -170,34 +154,33 @@ def _consume(
     for i in range(1, tiles0):
         acc, m, l, t, p = _step(
             i, 0, acc, m, l, t, p, q_tile, k_ring, v_ring, k_full, k_free, v_full, v_free,
-            turns, BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, False, ENTROPY, GROUP, TURNS,
-            RELEASE_LATE, PIN, PACK_EARLY,
+            BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, False, ENTROPY,
         )  # fmt: skip
     if PIECES == 2:
         acc, m, l, t, p = _step(
             tiles0, tail1, acc, m, l, t, p, q_tile, k_ring, v_ring, k_full, k_free, v_full,
-            v_free, turns, BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, True, ENTROPY, GROUP, TURNS,
-            RELEASE_LATE, PIN, PACK_EARLY,
+            v_free, BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, True, ENTROPY,
         )  # fmt: skip
         for i in range(tiles0 + 1, tiles0 + tiles1):
             acc, m, l, t, p = _step(
                 i, 0, acc, m, l, t, p, q_tile, k_ring, v_ring, k_full, k_free, v_full, v_free,
-                turns, BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, False, ENTROPY, GROUP, TURNS,
-            RELEASE_LATE, PIN, PACK_EARLY,
+                BLOCK_N, PADDED_DIM, STAGES, SCORES, OUTPUT, False, ENTROPY,
             )  # fmt: skip
 
     last = tiles0 + tiles1 - 1
     mbarrier.wait(v_full.index(last % STAGES), (last // STAGES) & 1)
     values = v_ring.index(last % STAGES).reshape([BLOCK_N, PADDED_DIM])
     acc = warpgroup_mma(p, values, acc, is_async=True)
+    if ENTROPY:
+        lanes = first + gl.arange(0, _GROUP, layout=stats)
+        nats = (gl.log2(l) - t / l) * _LN2
+        # Rounding may leave a one-hot row just below zero; not a number stays what it is.
+        gl.store(entropy + lanes, gl.where(nats < 0, 0.0, nats), mask=lanes < queries)
     acc = warpgroup_mma_wait(0, deps=(acc,))
 
     inverse = gl.convert_layout(1.0 / l, gl.SliceLayout(1, OUTPUT))
     q_tile.store((acc * inverse[:, None]).to(q_tile.dtype))
     gl.store(o + rows.to(gl.int64)[:, None] * o_row + dims[None, :], q_tile.load(ROWS), mask=present)
-    if ENTROPY:
-        lanes = first + gl.arange(0, _GROUP, layout=stats)
-        gl.store(entropy + lanes, (gl.log2(l) - t / l) * _LN2, mask=lanes < queries)
 
 
 @gluon.jit(do_not_specialize=["heads", "queries", "length0", "length1"])
@@ -206,8 +189,6 @@ def hopper_kernel(
     q_batch, q_head, q_row, o_batch, o_head, o_row,
     HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     PIECES: gl.constexpr, GATHER: gl.constexpr, ENTROPY: gl.constexpr,
-    REGISTERS: gl.constexpr, TURNS: gl.constexpr, RELEASE_LATE: gl.constexpr,
-    PIN: gl.constexpr, PACK_EARLY: gl.constexpr,
 ):  # fmt: skip
     """Attend from 128 queries of one head.
 
@@ -242,9 +223,6 @@ def hopper_kernel(
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    turns = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(turns.index(0), count=1)
-    mbarrier.init(turns.index(1), count=1)
     for slot in gl.static_range(STAGES):
         mbarrier.init(k_full.index(slot), count=1)
         mbarrier.init(k_free.index(slot), count=2)
@@ -257,13 +235,13 @@ def hopper_kernel(
         [
             (_consume, (
                 q, q_row, index, o, o_row, entropy, queries, first, q_tiles.index(0),
-                k_ring, v_ring, k_full, k_free, v_full, v_free, turns, tiles0, tiles1, tail0, tail1,
-                BLOCK_N, HEAD_DIM, STAGES, PIECES, GATHER, ENTROPY, 0, TURNS, RELEASE_LATE, PIN, PACK_EARLY,
+                k_ring, v_ring, k_full, k_free, v_full, v_free, tiles0, tiles1, tail0, tail1,
+                BLOCK_N, HEAD_DIM, STAGES, PIECES, GATHER, ENTROPY,
             )),
             (_consume, (
                 q, q_row, index, o, o_row, entropy, queries, first + _GROUP, q_tiles.index(1),
-                k_ring, v_ring, k_full, k_free, v_full, v_free, turns, tiles0, tiles1, tail0, tail1,
-                BLOCK_N, HEAD_DIM, STAGES, PIECES, GATHER, ENTROPY, 1, TURNS, RELEASE_LATE, PIN, PACK_EARLY,
+                k_ring, v_ring, k_full, k_free, v_full, v_free, tiles0, tiles1, tail0, tail1,
+                BLOCK_N, HEAD_DIM, STAGES, PIECES, GATHER, ENTROPY,
             )),
             (_produce, (
                 k0, v0, k1, v1, k_ring, v_ring, k_full, k_free, v_full, v_free, b, h,
@@ -271,5 +249,5 @@ def hopper_kernel(
             )),
         ],
         [4, 1],
-        [REGISTERS, 24],
+        [240, 24],  # Registers a thread; the first group gets what remains.
     )  # fmt: skip

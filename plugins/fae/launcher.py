@@ -78,7 +78,7 @@ def launch(
         config = choose_config(batch * heads, kept, keys, head_dim, q.element_size(), capability, processors)
         fits = all(_fits_descriptor(tensor) for pair in pieces for tensor in pair)
         if isinstance(config, HopperConfig) and not fits:
-            config = TritonConfig(block_m=128, block_n=128, num_warps=8, num_stages=2)
+            config = TritonConfig(block_m=128, block_n=64, num_warps=8, num_stages=3)
     run = _run_hopper if isinstance(config, HopperConfig) else _run_triton
     run(q, pieces, output, nats, index, query_index is not None, entropy, config)
     # A mean in the kernel would need atomics, whose order, and so whose rounding and the
@@ -103,7 +103,7 @@ def _run_triton(
         *q.stride()[:3], *k0.stride()[:3], *v0.stride()[:3],
         *k1.stride()[:3], *v1.stride()[:3], *output.stride()[:3],
         HEAD_DIM=head_dim, BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        PIECES=len(pieces), GATHER=gather, ENTROPY=entropy, PRECISION=config.precision,
+        PIECES=len(pieces), GATHER=gather, ENTROPY=entropy,
         num_warps=config.num_warps, num_stages=config.num_stages, enable_fp_fusion=True,
     )  # fmt: skip
 
@@ -143,7 +143,5 @@ def _run_hopper(
         q, *first, *second, index, output, nats, heads, kept, k0.shape[2], k1.shape[2],
         *q.stride()[:3], *output.stride()[:3],
         HEAD_DIM=head_dim, BLOCK_N=config.block_n, STAGES=config.stages, PIECES=len(pieces),
-        GATHER=gather, ENTROPY=entropy, REGISTERS=config.registers, TURNS=config.turns,
-        RELEASE_LATE=config.release_late, PIN=config.pin, PACK_EARLY=config.pack_early,
-        num_warps=4, enable_fp_fusion=True,
+        GATHER=gather, ENTROPY=entropy, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def check(result: tuple[torch.Tensor, torch.Tensor], q: torch.Tensor, k: torch.T
 def kernels() -> list[object]:
     from toprovar.plugins.fae.configs import HopperConfig, TritonConfig
 
-    return [TritonConfig(64, 64, 4, 2), *([HopperConfig()] if HOPPER else [])]
+    return [TritonConfig(64, 64, 4, 2), *([HopperConfig(), HopperConfig(64, 4)] if HOPPER else [])]
 
 
 def launch(q: torch.Tensor, *pieces: tuple[torch.Tensor, torch.Tensor], **options: object) -> tuple[torch.Tensor, ...]:
@@ -124,7 +124,10 @@ def test_one_hot() -> None:
     far[:, :, 201] = 80
     for config in kernels():
         output, entropy = launch(torch.ones_like(q), (far, v), config=config)
-        assert torch.equal(entropy, torch.zeros_like(entropy))
+        # The scaled maximum is rounded once, the fused multiply-add that subtracts it is not: the
+        # one weight is 1 to the last bit, not always exactly 1.
+        assert (entropy >= 0).all()
+        assert (entropy <= 2**-22).all()
         assert torch.equal(output, v[:, :, 201:202].expand_as(output))
 
 
