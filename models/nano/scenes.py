@@ -21,7 +21,8 @@ __all__ = [
 
 _GAP: Final = 14.0  # free pixels between the boxes of two objects: ShapeEval closes gaps below
 _RELATION_SLOPE: Final = 0.6  # largest offset across a relation's axis per offset along it
-_FREE_SLOPE: Final = 1.2  # the same for a pair without a relation
+_FREE_SLOPE: Final = 1.0  # the same for a pair without a relation
+_READING_ORDER: Final = ("left of", "above")
 _SIDE: Final = 0.36  # "left" puts the centre left of this share of the canvas
 _CENTER: Final = (0.45, 0.55)
 _BACKGROUNDS: Final = tuple(attributes.BACKGROUND_LEVELS)
@@ -101,7 +102,8 @@ def sample_scene(rng: np.random.Generator, requirements: Requirements) -> Scene:
     """Draws a scene that fulfils the requirements.
 
     What they leave open is random, except textures: an open texture is solid, and the background
-    of a named colour is plain. There are no objects beyond those asked for.
+    of a named colour is plain. There are no objects beyond those asked for. Of a pair without a
+    relation, the one named first is further left, or further up if that sets them further apart.
     """
     wanted = [one for one in requirements.objects for _ in range(one.count)]
     radii = _sample_radii(rng, requirements.objects)
@@ -150,7 +152,9 @@ def _place(rng: np.random.Generator, radii: list[float], requirements: Requireme
     if len(requirements.objects) == 2:
         if requirements.relation is not None:
             return _place_pair(rng, radii, requirements.relation, _RELATION_SLOPE)
-        return _place_pair(rng, radii, pick(rng, attributes.RELATIONS), _FREE_SLOPE)
+        # A scale's tokens are drawn independently of each other. If either place could get either
+        # shape, both would choose by themselves, and half of all pairs would be two of a kind.
+        return _place_pair(rng, radii, pick(rng, _READING_ORDER), _FREE_SLOPE)
     centres: list[tuple[float, float]] = []
     attempts = 0
     while len(centres) < len(radii):

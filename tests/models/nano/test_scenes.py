@@ -69,6 +69,15 @@ def test_scene_shows_what_the_caption_asks_for(seed: int) -> None:
         assert abs(across) <= 0.61 * along
 
 
+def test_the_object_named_first_is_further_left_or_up() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        drawn = sample_captioned_scene(rng, category="two objects")
+        first, second = drawn.scene.objects
+        right, down = second.x - first.x, second.y - first.y
+        assert (right if abs(right) >= abs(down) else down) > 0, drawn.text
+
+
 def test_small_objects_are_solid_and_rings_are_not_outlined() -> None:
     rng = np.random.default_rng(1)
     for _ in range(2000):
