@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import AsyncResult, Pool
 
 import numpy as np
@@ -82,6 +82,12 @@ class ScenePool:
     def images(self, index: Tensor) -> Tensor:
         """Renders scenes: float32 [B, 3, 256, 256] in [-1, 1]."""
         return render(self._pick(index), index.device)
+
+    def without_objects(self, share: float) -> ScenePool:
+        """The same scenes, but of every 1 / share of them only the background; captions are as they were."""
+        shape = self.scenes.shape.clone()
+        shape[:: round(1 / share)] = -1
+        return ScenePool(replace(self.scenes, shape=shape), self.tokens)
 
     def pixel_importance(self, index: Tensor) -> Tensor:
         """What a pixel counts in a loss: 1 in the background, 6 in an object, 20 in a textured one.

@@ -120,6 +120,7 @@ def main() -> None:
 @click.option("--batch", default=40, show_default=True, help="Images a process and step.")
 @click.option("--rate", default=_TOKENIZER_RATE, show_default=True, help="Peak learning rate.")
 @click.option("--noise-share", default=0.4, show_default=True, help="Part of the schedule with noise for quantising.")
+@click.option("--decoder-only", is_flag=True, help="Keep the encoder, and so the codes, of --weights.")
 @click.option("--weights", type=click.Path(exists=True, path_type=Path), help="A vae.safetensors to start from.")
 def tokenizer(
     processes: Processes, workers: Pool, out: Path, rate: float, resume: bool, weights: Path | None, **options: Any

@@ -77,3 +77,13 @@ def test_examples_and_tuning_prompts() -> None:
     prompts = tuning_prompts()
     counts = [sum(prompt.requirements.category == category for prompt in prompts) for category in CATEGORIES]
     assert counts == [8] * 7
+
+
+def test_without_objects_leaves_backgrounds_and_captions() -> None:
+    scene = Scene(Background("gray", "plain"), (SceneObject("square", "red", "solid", 32.0, 64.0, 192.0),), 0)
+    full = ScenePool(pack([scene] * 8), torch.arange(8))
+    emptied = full.without_objects(0.25)
+    spread = emptied.images(torch.arange(8)).flatten(1).std(1)
+    assert (spread == 0).tolist() == [True, False, False, False] * 2
+    assert torch.equal(emptied.tokens, full.tokens)
+    assert (full.scenes.shape[:, 0] >= 0).all()
