@@ -16,15 +16,15 @@ __all__ = ["pick", "sample_requirements"]
 
 _Item = TypeVar("_Item")
 
-# How often training shows each category. Counting and textures are the hardest to learn.
+# How often training shows each category. Counting, textures and pairs are the hardest to learn.
 _TRAINING_WEIGHTS: Final = {
     "single object": 0.06,
-    "two objects": 0.10,
-    "counting": 0.20,
+    "two objects": 0.14,
+    "counting": 0.18,
     "colours": 0.12,
     "position": 0.16,
     "colour attribution": 0.12,
-    "texture": 0.16,
+    "texture": 0.14,
     "composition": 0.08,
 }
 

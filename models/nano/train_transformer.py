@@ -57,8 +57,8 @@ _DROPPED_TEXT = 0.1
 _STRONGEST_FLIP = 0.3
 _CLEAN = 0.2
 """Share of the images without flips: at a low temperature a generation is nearly as clean."""
-_COARSE_UNTIL = 0.6
-"""Share of the schedule in which every other step trains the coarse scales alone, on more images."""
+_COARSE_UNTIL = 0.8
+"""Share of the schedule in which two of three steps train the coarse scales alone, on more images."""
 _COARSE_SCALES = 7
 _COARSE_IMAGES = 3
 """Images of such a step, in batches."""
@@ -272,7 +272,7 @@ def train_transformer(
     sampler = Sampler(shown.transformer, shown.text, vae, GRIDS)
 
     def losses(moment: Moment) -> tuple[Tensor, Callable[[], str]]:
-        coarse = moment.progress < _COARSE_UNTIL and moment.step % 2 == 1
+        coarse = moment.progress < _COARSE_UNTIL and moment.step % 3 > 0
         batch = options.batch * (_COARSE_IMAGES if coarse else 1)
         scales = _COARSE_SCALES if coarse else len(GRIDS)
         index = pool.draw(batch, moment.generator)
