@@ -38,8 +38,10 @@ _SEED = 20261124
 _HELD_OUT = 512
 _EMPTY = 0.05
 """Share of the scenes that lose their objects: a generation may draw none, and the decoder must know how that looks."""
+_EVEN_ENOUGH = 10.0
+"""Kurtosis that costs nothing: objects cover a tenth of a scene, droplets have 300."""
 _DROPLETS = 0.02
-"""What a unit of log kurtosis counts in the loss."""
+"""What a unit of log kurtosis beyond that counts in the loss."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def train_tokenizer(
                 noisy = moment.progress < options.noise_share and not options.decoder_only
                 shown = _noisy(latent, moment.generator) if noisy else _quantised(latent)
             image, kurtosis = decode(shown)
-        loss = _loss(image, target, pool.pixel_importance(index)) + _DROPLETS * kurtosis.log().mean()
+        loss = _loss(image, target, pool.pixel_importance(index)) + _DROPLETS * _excess(kurtosis)
 
         def describe() -> str:
             quality = psnr(image.detach().float(), target).mean().item()
@@ -164,6 +166,11 @@ def _watched(decoder: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 def _kurtosis(energy: Tensor) -> Tensor:
     """Mean square over squared mean of each map [B, H, W]."""
     return energy.square().mean((1, 2)) / energy.mean((1, 2)).square()
+
+
+def _excess(kurtosis: Tensor) -> Tensor:
+    """Log kurtosis [blocks, B] beyond what costs nothing: the sum over blocks, the mean over images."""
+    return (kurtosis / _EVEN_ENOUGH).log().clamp(min=0).sum(0).mean()
 
 
 def _noisy(latent: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from toprovar.models.bsq_vae import BSQVAE
 from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.nano import settings, train_tokenizer
-from toprovar.models.nano.train_tokenizer import CONFIG, TokenizerSettings, _kurtosis, _watched
+from toprovar.models.nano.train_tokenizer import CONFIG, TokenizerSettings, _excess, _kurtosis, _watched
 from toprovar.models.nano.training import Plan, Processes
 
 WEIGHTS = settings.WEIGHTS / "vae.safetensors"
@@ -23,6 +23,11 @@ def test_one_hot_pixel_shows_in_the_kurtosis() -> None:
     torch.testing.assert_close(_kurtosis(even), torch.ones(2))
     even[1, 3, 4] = 1e6
     torch.testing.assert_close(_kurtosis(even), torch.tensor([1.0, 256.0]), rtol=1e-3, atol=0)
+
+
+def test_only_droplets_cost() -> None:
+    assert _excess(torch.tensor([[1.0, 9.9], [3.0, 10.0]])) == 0
+    torch.testing.assert_close(_excess(torch.tensor([[1.0, 100.0], [1000.0, 1.0]])), 1.5 * torch.tensor(10.0).log())
 
 
 def test_every_block_of_the_decoder_is_watched_and_the_image_unchanged() -> None:
