@@ -6,6 +6,7 @@ Keys and arithmetic are the official ones (FoundationVision/Infinity, ``bsq_vae`
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -248,25 +249,41 @@ def multiscale_quantize(
 
     Args:
         latent: [B, bits, H, W].
-        grids: heights and widths of the code maps, the last one the latent's own.
+        grids: heights and widths of the code maps, the last one the latent's own; or the first of them alone.
         flip_probability: per scale and image [S, B]; None flips nothing.
         generator: draws the flips.
     """
     bits, inputs = [], []
     summed = torch.zeros_like(latent)
+    full = tuple(latent.shape[-2:])
     for scale, grid in enumerate(grids):
-        residual = latent - summed
-        if grid != grids[-1]:
-            residual = F.interpolate(residual, size=grid, mode="area")
+        residual = _resize(latent - summed, grid, "area")
         positive = residual > 0
         bits.append(positive.permute(0, 2, 3, 1).to(torch.uint8))
         if flip_probability is not None:
             draw = torch.rand(positive.shape, device=latent.device, generator=generator)
             positive = positive ^ (draw < flip_probability[scale].view(-1, 1, 1, 1))
         code = (positive.to(latent.dtype) * 2 - 1) * latent.shape[1] ** -0.5
-        if grid != grids[-1]:
-            code = F.interpolate(code, size=grids[-1], mode="bilinear")
-        summed = summed + code
+        summed = summed + _resize(code, full, "linear")
         if scale + 1 < len(grids):
-            inputs.append(F.interpolate(summed, size=grids[scale + 1], mode="bilinear"))
+            inputs.append(_resize(summed, grids[scale + 1], "linear"))
     return MultiScaleCodes(bits, inputs, summed)
+
+
+def _resize(maps: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Maps [..., H, W] resized as `F.interpolate` does, as two products of matrices.
+
+    On a GPU many small maps take torch's bilinear kernel a hundred times as long.
+    """
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    for target in reversed(size):
+        maps = (maps @ _resampling(maps.shape[-1], target, mode, maps.dtype, maps.device)).transpose(-1, -2)
+    return maps
+
+
+@functools.lru_cache(maxsize=128)
+def _resampling(source: int, target: int, mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What every source counts in every target, [source, target]."""
+    with torch.inference_mode(False):
+        return F.interpolate(torch.eye(source, dtype=dtype, device=device)[None], size=target, mode=mode)[0]

@@ -21,11 +21,14 @@ __all__ = [
 
 _GAP: Final = 14.0  # free pixels between the boxes of two objects: ShapeEval closes gaps below
 _RELATION_SLOPE: Final = 0.6  # largest offset across a relation's axis per offset along it
-_FREE_SLOPE: Final = 1.0  # the same for a pair without a relation
-_READING_ORDER: Final = ("left of", "above")
+_DRAWS: Final = 6  # uniform numbers whose mean places an object: half of all fall into the middle sixth
 _SIDE: Final = 0.36  # "left" puts the centre left of this share of the canvas
 _CENTER: Final = (0.45, 0.55)
 _BACKGROUNDS: Final = tuple(attributes.BACKGROUND_LEVELS)
+_CELLS: Final = {
+    3: ("top", "bottom left", "bottom right"),
+    4: ("top left", "top right", "bottom left", "bottom right"),
+}
 _AXIS: Final = {"left of": 0, "right of": 0, "above": 1, "below": 1}
 
 
@@ -102,8 +105,9 @@ def sample_scene(rng: np.random.Generator, requirements: Requirements) -> Scene:
     """Draws a scene that fulfils the requirements.
 
     What they leave open is random, except textures: an open texture is solid, and the background
-    of a named colour is plain. There are no objects beyond those asked for. Of a pair without a
-    relation, the one named first is further left, or further up if that sets them further apart.
+    of a named colour is plain. There are no objects beyond those asked for. Where a place is open,
+    it is most often the middle of what is allowed: one object in the centre, two side by side in
+    the order of their names, three with one above two, four in the quadrants.
     """
     wanted = [one for one in requirements.objects for _ in range(one.count)]
     radii = _sample_radii(rng, requirements.objects)
@@ -147,35 +151,29 @@ def _sample_radii(rng: np.random.Generator, objects: Sequence[ObjectRequirement]
 
 
 def _place(rng: np.random.Generator, radii: list[float], requirements: Requirements) -> list[tuple[float, float]]:
+    """Draws a centre for every object.
+
+    A scale's tokens are drawn independently of each other. Were any place as likely as any other, each would
+    decide by itself whether the object is there, and images would have none or several; and of two shapes that
+    may change places, half of all pairs would be two of a kind.
+    """
     if len(radii) == 1:
-        return [_place_one(rng, radii[0], requirements.objects[0].region)]
-    if len(requirements.objects) == 2:
-        if requirements.relation is not None:
-            return _place_pair(rng, radii, requirements.relation, _RELATION_SLOPE)
-        # A scale's tokens are drawn independently of each other. If either place could get either
-        # shape, both would choose by themselves, and half of all pairs would be two of a kind.
-        return _place_pair(rng, radii, pick(rng, _READING_ORDER), _FREE_SLOPE)
-    centres: list[tuple[float, float]] = []
-    attempts = 0
-    while len(centres) < len(radii):
-        attempts += 1
-        if attempts > 60:
-            centres, attempts = [], 0
-        radius = radii[len(centres)]
-        x, y = _place_one(rng, radius, None)
-        if all(
-            max(abs(x - other_x), abs(y - other_y)) >= radius + other + _GAP
-            for (other_x, other_y), other in zip(centres, radii, strict=False)
-        ):
-            centres.append((x, y))
-    return centres
+        return [_place_one(rng, radii[0], requirements.objects[0].region, _SIDE * attributes.CANVAS)]
+    if len(radii) == 2:
+        return _place_pair(rng, radii, requirements.relation or "left of")
+    middle = 0.5 * (attributes.CANVAS - _GAP)
+    return [
+        _place_one(rng, radius, region, middle - radius)
+        for radius, region in zip(radii, _CELLS[len(radii)], strict=True)
+    ]
 
 
-def _place_one(rng: np.random.Generator, radius: float, region: str | None) -> tuple[float, float]:
+def _place_one(rng: np.random.Generator, radius: float, region: str | None, near: float) -> tuple[float, float]:
+    """Places an object; "left" and "top" end at `near` pixels, "right" and "bottom" begin as far from the end."""
     low = attributes.MARGIN + radius
     x_low = y_low = low
     x_high = y_high = attributes.CANVAS - low
-    near, far = _SIDE * attributes.CANVAS, (1 - _SIDE) * attributes.CANVAS
+    far = attributes.CANVAS - near
     if region == "center":
         x_low = y_low = _CENTER[0] * attributes.CANVAS
         x_high = y_high = _CENTER[1] * attributes.CANVAS
@@ -191,13 +189,11 @@ def _place_one(rng: np.random.Generator, radius: float, region: str | None) -> t
     return _between(rng, x_low, x_high), _between(rng, y_low, y_high)
 
 
-def _place_pair(
-    rng: np.random.Generator, radii: Sequence[float], relation: str, slope: float
-) -> list[tuple[float, float]]:
+def _place_pair(rng: np.random.Generator, radii: Sequence[float], relation: str) -> list[tuple[float, float]]:
     """Places two objects so that the first stands in the relation to the second.
 
     The boxes are apart along the axis of the relation, and the offset across it is at most
-    `slope` times the offset along it.
+    `_RELATION_SLOPE` times the offset along it.
     """
     reverse = relation in ("right of", "below")
     first, second = (radii[1], radii[0]) if reverse else (radii[0], radii[1])
@@ -206,7 +202,7 @@ def _place_pair(
     apart = first + second + _GAP
     along_first = _between(rng, low_first, high_second - apart)
     along_second = _between(rng, max(low_second, along_first + apart), high_second)
-    reach = slope * (along_second - along_first)
+    reach = _RELATION_SLOPE * (along_second - along_first)
     across_first = _between(rng, low_first, high_first)
     # Objects near a corner may not have any partner within reach inside the margin.
     across_first = min(max(across_first, low_second - reach), high_second + reach)
@@ -218,4 +214,5 @@ def _place_pair(
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * rng.random()
+    """A number between two, most often near their middle."""
+    return low + (high - low) * rng.random(_DRAWS).mean()

@@ -63,7 +63,6 @@ def _distributed() -> Iterator[Processes]:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     if size > 1:
         torch.distributed.init_process_group("nccl" if cuda else "gloo")

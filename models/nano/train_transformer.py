@@ -23,6 +23,7 @@ from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.geometry import scale_constants
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.nano.data import PendingScenes, ScenePool
+from toprovar.models.nano.muon import BatchedMuon
 from toprovar.models.nano.sampling import (
     EXAMPLES,
     Sampler,
@@ -158,9 +159,9 @@ class Trainee(nn.Module):
         spans = self.spans[: scales - self.merged + 1]
         length = spans[-1][1]
         with torch.autocast(latent.device.type, enabled=False):
-            codes = multiscale_quantize(latent.float(), self.grids, flips, generator)
-        labels = torch.cat([bits.flatten(1, 2) for bits in codes.bits[:scales]], dim=1).float()
-        inputs = torch.cat([shown.flatten(2).transpose(1, 2) for shown in codes.inputs[: scales - 1]], dim=1)
+            codes = multiscale_quantize(latent.float(), self.grids[:scales], flips, generator)
+        labels = torch.cat([bits.flatten(1, 2) for bits in codes.bits], dim=1).float()
+        inputs = torch.cat([shown.flatten(2).transpose(1, 2) for shown in codes.inputs], dim=1)
         mask = (tokens > 0).float()
         features = torch.where(dropped[:, None, None], self.transformer.cfg_uncond, self.text(tokens, mask))
         condition = self.transformer.encode_condition(features, mask)
@@ -323,9 +324,7 @@ def make_optimizers(trainee: Trainee, rate: float) -> list[torch.optim.Optimizer
     ]
     fused = scales[0].is_cuda
     return [
-        torch.optim.Muon(
-            [{"params": hidden, "factor": 3.0}], lr=rate, weight_decay=0.03, adjust_lr_fn="match_rms_adamw"
-        ),
+        BatchedMuon([{"params": hidden, "factor": 3.0}], lr=rate, weight_decay=0.03),
         torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.97), fused=fused),
     ]
 

@@ -101,3 +101,27 @@ def test_the_share_of_flips_is_the_probability() -> None:
     shown = multiscale_quantize(latent, grids, torch.full((1, 1), 0.3), torch.Generator().manual_seed(0)).summed
     share = ((shown > 0) != (latent > 0)).float().mean()
     assert share == pytest.approx(0.3, abs=0.02)
+
+
+def test_quantising_resizes_as_interpolate_does() -> None:
+    latent = torch.randn(2, 8, 9, 7, generator=torch.Generator().manual_seed(0))
+    grids = ((1, 1), (2, 3), (9, 7))
+    made = multiscale_quantize(latent, grids)
+    summed = torch.zeros_like(latent)
+    for grid, bits, shown in zip(grids, made.bits, [*made.inputs, None], strict=True):
+        assert torch.equal(
+            bits.bool(), (F.interpolate(latent - summed, size=grid, mode="area") > 0).permute(0, 2, 3, 1)
+        )
+        code = (bits.permute(0, 3, 1, 2).float() * 2 - 1) * 8**-0.5
+        summed = summed + F.interpolate(code, size=(9, 7), mode="bilinear")
+        if shown is not None:
+            expected = F.interpolate(summed, size=shown.shape[-2:], mode="bilinear")
+            torch.testing.assert_close(shown, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(made.summed, summed, atol=1e-6, rtol=0)
+
+
+def test_the_first_scales_alone_are_those_of_all() -> None:
+    latent = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    some, every = multiscale_quantize(latent, GRIDS[:2]), multiscale_quantize(latent, GRIDS)
+    assert all(torch.equal(one, other) for one, other in zip(some.bits, every.bits[:2], strict=True))
+    assert torch.equal(some.inputs[0], every.inputs[0])

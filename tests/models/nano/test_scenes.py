@@ -1,6 +1,7 @@
 """Scenes, captions and the vocabulary of nano."""
 
 import hashlib
+import itertools
 import time
 from collections import Counter
 
@@ -69,13 +70,33 @@ def test_scene_shows_what_the_caption_asks_for(seed: int) -> None:
         assert abs(across) <= 0.61 * along
 
 
-def test_the_object_named_first_is_further_left_or_up() -> None:
+def test_of_a_pair_without_a_relation_the_object_named_first_is_on_the_left() -> None:
     rng = np.random.default_rng(2)
     for _ in range(1000):
         drawn = sample_captioned_scene(rng, category="two objects")
         first, second = drawn.scene.objects
-        right, down = second.x - first.x, second.y - first.y
-        assert (right if abs(right) >= abs(down) else down) > 0, drawn.text
+        assert first.x + first.radius < second.x - second.radius, drawn.text
+
+
+def test_an_object_without_a_place_is_mostly_near_the_centre() -> None:
+    rng = np.random.default_rng(2)
+    drawn = [sample_captioned_scene(rng, category="single object").scene.objects[0] for _ in range(1000)]
+    places = np.array([(one.x, one.y) for one in drawn])
+    np.testing.assert_allclose(places.mean(0), attributes.CANVAS / 2, atol=3)
+    assert (places.std(0) > 15).all()
+    assert (places.std(0) < 26).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_several_objects_keep_apart_and_have_their_own_places(count: int) -> None:
+    rng = np.random.default_rng(3)
+    drawn = [sample_captioned_scene(rng, category="counting").scene.objects for _ in range(2000)]
+    places = np.array([[(one.x, one.y) for one in objects] for objects in drawn if len(objects) == count])
+    assert (places.std(0) < 30).all()
+    for objects in drawn:
+        for first, second in itertools.combinations(objects, 2):
+            apart = max(abs(first.x - second.x), abs(first.y - second.y)) - first.radius - second.radius
+            assert apart >= 13.9
 
 
 def test_small_objects_are_solid_and_rings_are_not_outlined() -> None:
