@@ -39,7 +39,8 @@ class ToProVAR(Policy):
         standardised: heads and layers are standardised before entropies are averaged.
         selector: whose entropy ranks the tokens.
         restoration: what becomes of tokens that are not computed.
-        guidance: what the unconditional half does at the last scale.
+        guidance: what the unconditional half does at late scales.
+        spared: how many late scales those are at most: as many as save no more than was asked for.
     """
 
     a_min: float = 0.0
@@ -51,7 +52,8 @@ class ToProVAR(Policy):
     standardised: bool = True
     selector: str = "previous_scale"
     restoration: Restoration = "identity"
-    guidance: Unconditional = "full"
+    guidance: Unconditional = "omitted"
+    spared: int = 3
 
     def __call__(self, stats: CalibrationStats, task: Task) -> SparsityPlan:
         """Finds the a_max whose cost, averaged over the calibration prompts, meets the target.
@@ -65,8 +67,10 @@ class ToProVAR(Policy):
         ratios = [prompt.low_entropy_ratio[decided_after] for prompt in stats.prompts]
         rule = fit_depth_rule(ratios, decided_after, candidates if self.scale else candidates[:1])
 
+        own = self._sparing(stats, task, rule)
+
         def cost(above: float) -> float:
-            return self._share(stats, task, rule, self.a_min + above)
+            return own._share(stats, task, rule, self.a_min + above)
 
         found = weakest(cost, self.strongest - self.a_min, task.target_flops)
         if found is None:
@@ -77,22 +81,30 @@ class ToProVAR(Policy):
         return SparsityPlan(
             policy="toprovar",
             parameters={
-                **{name: value for name, value in dataclasses.asdict(self).items() if name != "depths"},
+                **{name: value for name, value in dataclasses.asdict(own).items() if name != "depths"},
                 "depths": " ".join(map(str, self.depths)),
                 "a_max": a_max,
                 "target_flops": task.target_flops,
-                "expected_flops": self._share(stats, task, rule, a_max),
+                "expected_flops": own._share(stats, task, rule, a_max),
             },
             model_sha256=stats.model_sha256,
             scales=tuple(
                 ScalePlan(height, width, tuple(counts), mode)
-                for (height, width), counts, mode in zip(stats.schedule, kept, self._modes(stats), strict=True)
+                for (height, width), counts, mode in zip(stats.schedule, kept, own._modes(stats), strict=True)
             ),
             ranking=entropy_ranking(stats, None, self.selector if self.token else "random", self.standardised),
             restoration=self.restoration,
             depth_rule=rule if self.scale else None,
-            cost=task.cost(stats.schedule, kept, self._modes(stats)),
+            cost=task.cost(stats.schedule, kept, own._modes(stats)),
         )
+
+    def _sparing(self, stats: CalibrationStats, task: Task, rule: DepthRule) -> ToProVAR:
+        """This policy with `spared` lowered until what it saves leaves something to prune."""
+        for spared in range(self.spared if self.guidance != "full" else 0, 0, -1):
+            own = dataclasses.replace(self, spared=spared)
+            if own._share(stats, task, rule, self.a_min) >= task.target_flops:
+                return own
+        return dataclasses.replace(self, spared=0)
 
     def _kept(self, stats: CalibrationStats, rule: DepthRule, a_max: float) -> list[list[int]]:
         scales = len(stats.schedule)
@@ -113,8 +125,8 @@ class ToProVAR(Policy):
         return table
 
     def _modes(self, stats: CalibrationStats) -> list[Unconditional]:
-        early: list[Unconditional] = ["full"] * (len(stats.schedule) - 1)
-        return [*early, self.guidance]
+        scales = len(stats.schedule)
+        return ["full" if scale < scales - self.spared else self.guidance for scale in range(scales)]
 
     def _share(self, stats: CalibrationStats, task: Task, rule: DepthRule, a_max: float) -> float:
         """FLOPs over dense, averaged over the calibration prompts' own depths."""

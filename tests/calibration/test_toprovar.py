@@ -72,7 +72,8 @@ def expected_flops(plan: SparsityPlan, stats: CalibrationStats) -> float:
     for prompt in stats.prompts:
         depth = rule.depth(prompt.low_entropy_ratio[rule.decided_after])
         table = [plan.kept(scale, depth) for scale in range(len(plan.scales))]
-        shares.append(task(1).cost(SCHEDULE, table).ratio)
+        modes = [one.unconditional if scale >= depth else "full" for scale, one in enumerate(plan.scales)]
+        shares.append(task(1).cost(SCHEDULE, table, modes).ratio)
     return float(np.mean(shares))
 
 
@@ -110,7 +111,7 @@ def test_a_target_of_everything_is_dense() -> None:
     assert POLICY(make_stats(), task(1.0)).is_dense
 
 
-@pytest.mark.parametrize("target", [0.001, 0.05, 0.15])
+@pytest.mark.parametrize("target", [0.001, 0.05, 0.1])
 def test_an_unreachable_target_names_the_one_that_can_be_had(target: float) -> None:
     with pytest.raises(UsageError, match=r"is out of reach; .* give --target-flops 0\.\d\d or more") as caught:
         POLICY(make_stats(), task(target))
@@ -159,3 +160,27 @@ def test_a_schedule_of_one_scale_cannot_be_pruned() -> None:
     )
     with pytest.raises(UsageError, match="out of reach"):
         POLICY(one, task(0.9))
+
+
+def omitting(plan: SparsityPlan) -> int:
+    """Scales without guidance; they are the last ones."""
+    modes = [one.unconditional for one in plan.scales]
+    count = modes.count("omitted")
+    assert modes == ["full"] * (len(modes) - count) + ["omitted"] * count
+    return count
+
+
+def test_guidance_is_omitted_as_far_as_the_target_asks() -> None:
+    stats = make_stats()
+    counts = [omitting(POLICY(stats, task(target))) for target in (0.9, 0.7, 0.55, 0.3)]
+    assert counts == sorted(counts)
+    assert counts[0] == 0
+    assert counts[-1] == POLICY.spared
+    for target in (0.9, 0.7, 0.55):  # sparing never takes the place of what was asked for
+        assert POLICY(stats, task(target)).parameters["expected_flops"] == pytest.approx(target, abs=0.02)
+
+
+def test_guidance_stays_when_it_is_told_to() -> None:
+    plan = ToProVAR(guidance="full")(make_stats(), task(0.55))
+    assert omitting(plan) == 0
+    assert plan.parameters["spared"] == 0
