@@ -132,8 +132,11 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def with_kept(
     plan: SparsityPlan, kept: Callable[[int, int], Sequence[int]], rule: DepthRule | None = None
 ) -> SparsityPlan:
-    """The plan with other counts: of a scale's index and its tokens."""
-    scales = (dataclasses.replace(one, kept=tuple(kept(i, one.tokens))) for i, one in enumerate(plan.scales))
+    """The plan with other counts, of a scale's index and its tokens, and with guidance to the end."""
+    scales = (
+        dataclasses.replace(one, kept=tuple(kept(i, one.tokens)), unconditional="full")
+        for i, one in enumerate(plan.scales)
+    )
     return dataclasses.replace(plan, scales=tuple(scales), depth_rule=rule)
 
 
