@@ -61,8 +61,9 @@ class Generation:
     Attributes:
         images: in the order of prompts, then of repetitions.
         seconds: wall-clock of everything: text, scales, decoding.
-        scale_seconds: wall-clock by scale, all images together.
-        analysis_seconds: the share of ranking and depth rule on the host, within `scale_seconds`.
+        scale_seconds: by scale, all images together; on the device's clock where an engine works on after a call.
+        analysis_seconds: the share of ranking and depth rule on the host, with the wait for what they read, within
+            `scale_seconds`.
     """
 
     images: tuple[GeneratedImage, ...]
@@ -195,7 +196,7 @@ class Session:
         texts = [self._features(one) for one in prompts]
         negative = None if negative_prompt is None else self._features(negative_prompt)
         work = [(p, seeds[p] + i) for p in range(len(prompts)) for i in range(num_images_per_prompt)]
-        clock = Clock(len(self.plan.scales), started)
+        clock = Clock(len(self.plan.scales), started, self.backend.moment)
         images: list[GeneratedImage] = []
         for start in range(0, len(work), batch_size):
             batch = work[start : start + batch_size]
@@ -211,9 +212,7 @@ class Session:
             for (p, seed), (pixels, bits, depth, statistic) in zip(batch, made, strict=True):
                 name = prompts[p] if isinstance(prompts[p], str) else "(features)"
                 images.append(GeneratedImage(_to_image(pixels), name, seed, depth, statistic, bits, pixels))
-        return Generation(
-            tuple(images), time.perf_counter() - started, tuple(clock.scale_seconds), clock.analysis_seconds
-        )
+        return Generation(tuple(images), time.perf_counter() - started, clock.scale_seconds, clock.analysis_seconds)
 
     def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[ObservedScale]:
         """Generates one image densely and watches every scale as a deployment would."""
@@ -330,7 +329,10 @@ class Session:
         for group in groups:
             for image, pixels in zip(group.members, self.backend.decode(group.state), strict=True):
                 made[image] = pixels, scales if group.depth is None else group.depth
-        return [(made[i][0], tuple(bits[i]), made[i][1], statistics[i]) for i in range(len(texts))]
+        # An engine may hand over bits that are still on their way; here they are waited for.
+        arrays = [tuple(np.asarray(one) for one in own) for own in bits]
+        clock.settle()
+        return [(made[i][0], arrays[i], made[i][1], statistics[i]) for i in range(len(texts))]
 
     def _kept(self, scale: int, depth: int | None) -> tuple[int, ...] | None:
         """Kept counts for the adaptive graph; None where the dense graph does, since nothing needs observing."""

@@ -19,6 +19,7 @@ from toprovar import signature
 from toprovar.errors import ArtefactError, BackendError
 from toprovar.manifest import ModelRecord
 from toprovar.pruning import Pruning, Unconditional
+from toprovar.runtime.clock import HostMoment, Moment
 
 __all__ = ["Backend", "Controls", "State", "StepResult"]
 
@@ -130,6 +131,10 @@ class Backend(ABC):
 
     def close(self) -> None:  # noqa: B027  an engine that holds nothing needs no method of its own
         """Frees the engine's memory; the backend is of no use afterwards."""
+
+    def moment(self) -> Moment:
+        """The present moment, for the time that scales take; an engine that works on after a call has its own."""
+        return HostMoment()
 
     def encode_text(self, token_ids: Sequence[int]) -> np.ndarray:
         """Features of one text, float32 [T, channels]."""

@@ -1,8 +1,13 @@
-"""Eager PyTorch: the reference that the other engines are compared with."""
+"""PyTorch: the model's own modules, eagerly, or the runtime of `toprovar.runtime.cuda` on an NVIDIA GPU.
+
+Eager modules in fp32 are the reference that everything else is compared with.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from toprovar import signature
+from toprovar.console import diagnostics
 from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError, CheckpointError
-from toprovar.manifest import ModelRecord
+from toprovar.manifest import Manifest, ModelRecord
 from toprovar.models.loader import LoadedModel, load_model
 from toprovar.models.observer import Observer
 from toprovar.models.step import Decode, Prompt, ScaleStep
+from toprovar.plugins.fae.schema import HEAD_DIMS
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from toprovar.runtime.clock import Moment
+from toprovar.runtime.cuda.generation import Handle
+from toprovar.runtime.cuda.moment import DeviceMoment
+from toprovar.runtime.cuda.options import RuntimeOptions
+from toprovar.runtime.cuda.runtime import GENERATION, Runtime
 
 __all__ = ["BACKEND", "Tap", "TorchBackend"]
 
@@ -34,8 +46,16 @@ Tap = Callable[[str, int | None, dict[str, np.ndarray]], None]
 _TEXT_GRAPH = "graphs/text.onnx"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Modules:
+    prompt: Prompt
+    dense: ScaleStep
+    adaptive: ScaleStep
+    decode: Decode
+
+
 class TorchBackend(Backend):
-    """Runs the model's own modules.
+    """Runs the model's own modules, or the runtime.
 
     Args:
         loaded: the model.
@@ -43,6 +63,7 @@ class TorchBackend(Backend):
         observer: watches every layer of the dense step, all of which then measure entropy.
         device: where to run.
         encode: text encoder to use where the model brings none.
+        runtime: how the runtime is to work; None runs the model's own modules.
 
     Attributes:
         tap: told of every call; for verification.
@@ -60,32 +81,53 @@ class TorchBackend(Backend):
         observer: Observer | None = None,
         device: str | torch.device = "cpu",
         encode: Encode | None = None,
+        runtime: RuntimeOptions | None = None,
     ) -> None:
         super().__init__(model, grids, constants, pruning)
         self.tap: Tap | None = None
         self._device = torch.device(device)
         self._text = loaded.text
         self._encode = encode
+        self._loaded, self._observer = loaded, observer
+        self._low_vram = runtime is not None and runtime.low_vram
+        self._runtime: Runtime | None = None
+        if runtime is not None and observer is None:
+            self._runtime = Runtime(
+                loaded.backbone, loaded.vae, model, grids, constants, pruning, runtime, self._device
+            )
+
+    @functools.cached_property
+    def _modules(self) -> _Modules:
+        """The model's own modules, which the runtime does without."""
+        loaded, pruning = self._loaded, self.pruning
         backbone = loaded.backbone.to(self._device)
-        common = (backbone, loaded.patchify, model.guidance_layers)
-        watched = tuple(range(model.layers)) if observer else ()
-        self._prompt = Prompt(backbone)
-        self._dense = ScaleStep(*common, dataclasses.replace(pruning, observers=watched), observer=observer)
-        self._adaptive = ScaleStep(*common, pruning, adaptive=True)
-        self._decode = Decode(loaded.vae.to(self._device))
+        common = (backbone, loaded.patchify, self.model.guidance_layers)
+        watched = tuple(range(self.model.layers)) if self._observer else ()
+        return _Modules(
+            Prompt(backbone),
+            ScaleStep(*common, dataclasses.replace(pruning, observers=watched), observer=self._observer),
+            ScaleStep(*common, pruning, adaptive=True),
+            Decode(loaded.vae.to(self._device)),
+        )
 
     @classmethod
-    def open(cls, deployment: Deployment, source: str | None = None) -> TorchBackend:
+    def open(
+        cls, deployment: Deployment, source: str | None = None, runtime: RuntimeOptions | None = None
+    ) -> TorchBackend:
         """Loads the checkpoint that a deployment was compiled from.
 
         Args:
             deployment: gives plan and tables.
             source: the checkpoint; the manifest's own if left out.
+            runtime: how to work on a GPU that the runtime supports; the model's own modules if left out, until the
+                runtime has been shown to be right on a GPU.
 
         Raises:
-            BackendError: the checkpoint, or the VAE beside it, is not to be found or not the one that was compiled.
+            BackendError: the checkpoint, or the VAE beside it, is not to be found or not the one that was compiled; or
+                the deployment was compiled for this backend on another GPU.
         """
         model = deployment.manifest.model
+        _check_gpu(deployment.manifest)
         try:
             loaded = load_model(source or model.source)
         except CheckpointError as error:
@@ -105,13 +147,20 @@ class TorchBackend(Backend):
         encode: Encode | None = None
         if loaded.text is None and _TEXT_GRAPH in deployment.manifest.files:
             encode = OnnxRuntimeBackend.open(deployment).encode_text_impl
-        return cls(model, grids, constants, loaded, deployment.plan.pruning, device=device, encode=encode)
+        chosen = runtime if runtime is not None and _supports(model, device) else None
+        return cls(
+            model, grids, constants, loaded, deployment.plan.pruning, device=device, encode=encode, runtime=chosen
+        )
 
     @staticmethod
     def check_available() -> str:
         """One line about the engine found here."""
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
         return f"PyTorch {torch.__version__} on {where}"
+
+    def moment(self) -> Moment:
+        """On the device's clock: neither the runtime nor torch waits for a GPU."""
+        return DeviceMoment() if self._device.type == "cuda" else super().moment()
 
     @torch.inference_mode()
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
@@ -120,21 +169,30 @@ class TorchBackend(Backend):
             return self._encode(token_ids)
         if self._text is None:
             raise BackendError("this model has no text encoder", "give features instead of prompts")
-        (features,) = self._call("text", None, self._text.module.to(self._device), {"token_ids": token_ids})
-        return _to_host(features)
+        module = self._text.module
+        try:
+            (features,) = self._call("text", None, module.to(self._device), {"token_ids": token_ids})
+            return _to_host(features)
+        finally:
+            if self._low_vram:
+                module.to("cpu")
 
     @torch.inference_mode()
     def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-        """Runs ``prompt``."""
+        """Runs ``prompt``; the runtime does so at the first scale."""
+        if self._runtime is not None and self.tap is None:
+            return {"features": features, "mask": mask}
         names = signature.prompt(self.model.layers).outputs
-        return dict(
-            zip(names, self._call("prompt", None, self._prompt, {"features": features, "mask": mask}), strict=True)
-        )
+        outputs = self._call("prompt", None, self._modules.prompt, {"features": features, "mask": mask})
+        return dict(zip(names, outputs, strict=True))
 
     @torch.inference_mode()
     def step_impl(self, state: State, controls: Controls) -> StepResult:
         """Runs ``dense`` or ``adaptive``."""
-        graph, module = ("dense", self._dense) if controls.kept is None else ("adaptive", self._adaptive)
+        if self._runtime is not None and _is_runtimes(state):
+            return self._runtime.step(state, controls)
+        adaptive = controls.kept is not None
+        graph, module = ("adaptive", self._modules.adaptive) if adaptive else ("dense", self._modules.dense)
         given = {**state.tensors, **self.step_inputs(state, controls)}
         outputs = self._call(graph, state.scale, module, {name: given[name] for name in module.signature.inputs})
         return self.collect(state, controls, dict(zip(module.signature.outputs, outputs, strict=True)))
@@ -145,10 +203,15 @@ class TorchBackend(Backend):
 
         Returns:
             What `step` returns, and the logit of 1 less that of 0 of every bit, float32 [B, L, bits], before noise.
+
+        Raises:
+            BackendError: the generation runs on the GPU's runtime, which shows no logits.
         """
+        if _is_runtimes(state):
+            raise BackendError("the runtime shows no logits", "probe a backend without one")
         state = self.checked(state, controls)
         given = {**state.tensors, **self.step_inputs(state, controls)}
-        module = self._adaptive
+        module = self._modules.adaptive
         tensors = {name: self._to_tensor(given[name]) for name in module.signature.inputs}
         outputs, logits = module.compute(tensors)
         named = dict(zip(module.signature.outputs, outputs, strict=True))
@@ -157,7 +220,14 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def decode_impl(self, summed: Any) -> np.ndarray:
         """Runs ``decode``."""
-        return _to_host(self._call("decode", None, self._decode, {"summed": summed})[0])
+        if self._runtime is not None and self.tap is None:
+            return self._runtime.decode(summed).read()
+        return _to_host(self._call("decode", None, self._modules.decode, {"summed": summed})[0])
+
+    def close(self) -> None:
+        """Frees the runtime's memory."""
+        if self._runtime is not None:
+            self._runtime.close()
 
     def _call(self, graph: str, scale: int | None, module: nn.Module, feed: Mapping[str, Any]) -> tuple[Tensor, ...]:
         tensors = {name: self._to_tensor(value) for name, value in feed.items()}
@@ -174,8 +244,13 @@ class TorchBackend(Backend):
         """Copies from the device."""
         return _to_host(tensor)
 
+    @torch.inference_mode()
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
+        if isinstance(tensor, np.ndarray):
+            return tensor[rows]
+        if self._runtime is not None and isinstance(tensor, Handle):
+            return self._runtime.take(tensor, rows)
         return tensor[torch.tensor(rows, device=tensor.device)]
 
     def _to_tensor(self, value: Any) -> Tensor:
@@ -184,6 +259,40 @@ class TorchBackend(Backend):
     def _to_device(self, value: np.ndarray) -> Tensor:
         # ascontiguousarray would give a scalar an axis
         return torch.from_numpy(np.asarray(value, order="C")).to(self._device)
+
+
+def _check_gpu(manifest: Manifest) -> None:
+    """Refuses what was measured and rounded for another GPU; what was compiled for no GPU runs on any."""
+    if manifest.gpu is None or manifest.backend != TorchBackend.name:
+        return
+    found = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    if found != manifest.gpu:
+        raise BackendError(
+            f"this deployment was compiled for {manifest.gpu}; this machine has {found}",
+            "compile the model again on this machine, or use --backend onnxruntime, which runs it as it is",
+        )
+
+
+def _is_runtimes(state: State) -> bool:
+    """Whether a state was begun on the runtime."""
+    return GENERATION in state.tensors or "features" in state.tensors
+
+
+def _supports(model: ModelRecord, device: str) -> bool:
+    """Whether the runtime can run a model here; if not on a GPU, a remark says why."""
+    if device != "cuda":
+        return False
+    problems = []
+    if model.head_dim not in HEAD_DIMS:
+        problems.append(f"heads of {model.head_dim} channels, it takes {', '.join(map(str, HEAD_DIMS))}")
+    if importlib.util.find_spec("triton") is None:
+        problems.append("Triton is not installed")
+    if torch.cuda.get_device_capability() < (8, 0):
+        problems.append("the GPU has no bf16")
+    if problems:
+        remark = f"the CUDA runtime cannot run this model ({'; '.join(problems)}): running it eagerly in fp32"
+        diagnostics().print(remark, markup=False, highlight=False)
+    return not problems
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:

@@ -1,0 +1,36 @@
+"""What tells one program of a scale from another: everything that is fixed in its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["StepKey"]
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """One kind of step.
+
+    Attributes:
+        scale: index of the scale.
+        halves: rows an image.
+        kept: tokens that each layer computes; None for the dense step, which observes nothing.
+        past: keys that each layer has cached.
+        ranks: somebody reads the entropy and the ranking of the next scale.
+        reuses: a difference of guidance was carried over and counts.
+        carried_logits: logits were carried over.
+        updates: the layers' updates are to be cached.
+        updated_scale: the scale whose updates are cached.
+        text: tokens of the text buffer.
+    """
+
+    scale: int
+    halves: int
+    kept: tuple[int, ...] | None
+    past: tuple[int, ...]
+    ranks: bool
+    reuses: bool
+    carried_logits: bool
+    updates: bool
+    updated_scale: int
+    text: int
