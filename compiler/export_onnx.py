@@ -6,12 +6,12 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from toprovar.compiler.graph import Graph
-from toprovar.compiler.passes import PASSES
+from toprovar.compiler.passes import PASSES, GraphPass
 from toprovar.compiler.trace import TracedGraph
 from toprovar.plan import SparsityPlan
 from toprovar.plugins.fae.onnx_function import translation_table
@@ -22,22 +22,31 @@ OPSET = 20
 """Oldest ONNX opset with Gelu and LayerNormalization, which TensorRT 10.15 and ONNX Runtime both fuse."""
 
 
-def export_graph(traced: TracedGraph, plan: SparsityPlan) -> Graph:
-    """Translates one traced module and runs the passes over it."""
+def export_graph(
+    traced: TracedGraph, plan: SparsityPlan, opset: int = OPSET, passes: Sequence[GraphPass] = PASSES
+) -> Graph:
+    """Translates one traced module and runs the passes over it.
+
+    Args:
+        traced: the module.
+        plan: what the passes may read.
+        opset: ONNX opset of the graph.
+        passes: what is run over it, in order.
+    """
     with _quiet():
         program = torch.onnx.export(
             traced.program,
             (),
             input_names=list(traced.signature.inputs),
             output_names=list(traced.signature.outputs),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             custom_translation_table=translation_table(),
         )
     if program is None:
         raise RuntimeError(f"the exporter returned nothing for {traced.name}")
     graph = Graph(traced.name, program.model, traced.signature)
-    for transform in PASSES:
+    for transform in passes:
         graph = transform(graph, plan)
     return graph
 

@@ -26,7 +26,7 @@ class _Commands(click.Group):
     """Imports a command when it is used: `--help` needs the base dependencies alone."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS.names())
+        return [name.replace("_", "-") for name in COMMANDS.names()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         command = COMMANDS.load(cmd_name)

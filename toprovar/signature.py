@@ -19,6 +19,7 @@ __all__ = [
     "SCALE_CONSTANTS",
     "TEXT",
     "Signature",
+    "by_token",
     "cache_names",
     "prompt",
     "step",
@@ -115,4 +116,20 @@ def step(layers: int, adaptive: bool, pruning: Pruning = Pruning()) -> Signature
             inputs |= {"restore_rows": ("height", "update_height"), "restore_columns": ("width", "update_width")}
             outputs |= dict.fromkeys(update_names(layers, "new_update"), ("R", "L", "C"))
     outputs |= dict.fromkeys(cache_names(layers, "present"), ("R", "H", "P + K", "D"))
+    return Signature(inputs, outputs)
+
+
+def by_token(contract: Signature) -> Signature:
+    """A step's contract with its cache in the order of tokens.
+
+    ``past`` is [P, R, H, D], and in place of ``present``, which repeats it, ``new`` holds the keys and values of this
+    scale alone, [K, R, H, D]: what follows ``past`` in memory when all tokens lie in one piece.
+    """
+    inputs = {
+        name: (axes[2], "R", "H", "D") if name.startswith("past_") else axes for name, axes in contract.inputs.items()
+    }
+    outputs = {
+        name.replace("present_", "new_"): ("K", "R", "H", "D") if name.startswith("present_") else axes
+        for name, axes in contract.outputs.items()
+    }
     return Signature(inputs, outputs)

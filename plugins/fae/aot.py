@@ -18,7 +18,7 @@ from toprovar.plugins.fae import kernel
 from toprovar.plugins.fae.configs import TritonConfig
 from toprovar.plugins.fae.schema import HEAD_DIMS
 
-__all__ = ["CompiledKernel", "compile_kernel", "portable_config"]
+__all__ = ["CompiledKernel", "compile_kernel", "portable_configs"]
 
 _TYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _PTX_VERSION = 84  # CUDA 12.4
@@ -47,21 +47,39 @@ class CompiledKernel:
     shared_bytes: int
 
 
-def portable_config(head_dim: int, dtype: str) -> TritonConfig:
-    """Tiles that stay within 48 KiB of shared memory, which needs no opt-in to launch."""
+def portable_configs(head_dim: int, dtype: str) -> tuple[TritonConfig, ...]:
+    """Tiles that stay within 48 KiB of shared memory, which needs no opt-in to launch.
+
+    TensorRT times them and takes the fastest; the first is the one to take untimed.
+    """
     if dtype == "float32":
-        return TritonConfig(block_m=64 if head_dim <= 32 else 16, block_n=32, num_warps=4, num_stages=1)
-    block_n = 64 if head_dim <= 64 else 32
-    return TritonConfig(block_m=64, block_n=block_n, num_warps=4, num_stages=2)
+        block_m = 64 if head_dim <= 32 else 16
+        return (TritonConfig(block_m, 32, 4, 1), TritonConfig(block_m, 16, 4, 1))
+    if head_dim <= 64:
+        return (
+            TritonConfig(64, 64, 4, 2),
+            TritonConfig(128, 64, 8, 2),
+            TritonConfig(128, 64, 4, 2),
+            TritonConfig(64, 128, 4, 1),
+        )
+    return (
+        TritonConfig(64, 32, 4, 2),
+        TritonConfig(64, 64, 4, 1),
+        TritonConfig(128, 32, 8, 1),
+        TritonConfig(128, 32, 4, 1),
+    )
 
 
-def compile_kernel(head_dim: int, dtype: str, capability: tuple[int, int]) -> CompiledKernel:
+def compile_kernel(
+    head_dim: int, dtype: str, capability: tuple[int, int], config: TritonConfig | None = None
+) -> CompiledKernel:
     """Compile for one head dimension, element type and architecture.
 
     Args:
         head_dim: One of ``HEAD_DIMS``.
         dtype: "float32", "float16" or "bfloat16".
         capability: Compute capability, for example (9, 0).
+        config: Tiles; the first of ``portable_configs`` if left out.
 
     Returns:
         The compiled kernel.
@@ -75,7 +93,7 @@ def compile_kernel(head_dim: int, dtype: str, capability: tuple[int, int]) -> Co
         raise ValueError(f"head_dim is {head_dim}, but the kernel is built for {HEAD_DIMS}")
     if dtype not in _TYPES:
         raise ValueError(f"dtype is {dtype!r}, but the kernel is built for {tuple(_TYPES)}")
-    config = portable_config(head_dim, dtype)
+    config = config or portable_configs(head_dim, dtype)[0]
     element = f"*{_TYPES[dtype]}"
     constants = {
         "HEAD_DIM": head_dim,

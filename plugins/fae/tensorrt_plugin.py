@@ -32,6 +32,7 @@ _DTYPES = {
     trt.DataType.HALF: "float16",
     trt.DataType.BF16: "bfloat16",
 }
+_AUTOTUNE = {trt.DataType.FLOAT: "FP32", trt.DataType.HALF: "FP16", trt.DataType.BF16: "BF16"}
 
 
 @trtp.register(PLUGIN_ID)
@@ -48,9 +49,15 @@ def _combinations(
     v: trtp.TensorDesc,
     outputs: tuple[trtp.TensorDesc, trtp.TensorDesc],
 ) -> list[trtp.AutoTuneCombination]:
-    """q, k, v and o share one of three types; the entropy is float32; all are linear."""
-    shared = "FP32|FP16|BF16"
-    return [trtp.AutoTuneCombination(f"{shared}, {shared}, {shared}, {shared}, FP32", "LINEAR")]
+    """q, k, v and o share one of three types; the entropy is float32; all are linear; each tile is a tactic."""
+    from toprovar.plugins.fae.aot import portable_configs
+
+    combinations = []
+    for dtype, name in _DTYPES.items():
+        tactics = range(1, len(portable_configs(int(q.shape[3]), name)) + 1)
+        kind = _AUTOTUNE[dtype]
+        combinations.append(trtp.AutoTuneCombination(f"{kind}, {kind}, {kind}, {kind}, FP32", "LINEAR", list(tactics)))
+    return combinations
 
 
 @trtp.aot_impl(PLUGIN_ID)
@@ -64,12 +71,14 @@ def _compile(
     """The kernel's name and PTX, its launch, and the integers between inputs and outputs."""
     import torch
 
-    from toprovar.plugins.fae.aot import compile_kernel
+    from toprovar.plugins.fae.aot import compile_kernel, portable_configs
 
     head_dim = int(q.shape[3])
     if head_dim < 0:
         raise ValueError(f"{SCHEMA.name} needs a fixed head_dim, but the network leaves it open")
-    compiled = compile_kernel(head_dim, _DTYPES[q.dtype], torch.cuda.get_device_capability())
+    # Tactics count from 1; a builder that times none asks for 0.
+    config = portable_configs(head_dim, _DTYPES[q.dtype])[max(tactic or 0, 1) - 1]
+    compiled = compile_kernel(head_dim, _DTYPES[q.dtype], torch.cuda.get_device_capability(), config)
     batch, heads, queries, _ = q.shape_expr
     launch = trtp.KernelLaunchParams(
         grid_x=trtp.cdiv(queries, compiled.block_m),

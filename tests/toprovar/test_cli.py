@@ -89,7 +89,7 @@ def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_group_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(cli.group, "toprovar", ["--help"]) == 0
     listed = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
-    assert [line.split()[0] for line in listed] == list(COMMANDS.names())
+    assert [line.split()[0] for line in listed] == [name.replace("_", "-") for name in COMMANDS.names()]
     assert not any(line.endswith("...") for line in listed)
     assert set(COMMANDS.names()) >= {"compile", "run", "inspect", "verify", "eval", "doctor"}
 

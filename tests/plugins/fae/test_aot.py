@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from toprovar.plugins.fae.aot import compile_kernel, portable_config
+from toprovar.plugins.fae.aot import compile_kernel, portable_configs
 from toprovar.plugins.fae.schema import HEAD_DIMS
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -29,10 +29,21 @@ def test_parameters_come_in_the_order_that_tensorrt_passes(head_dim: int, dtype:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_tiles_are_powers_of_two(head_dim: int, dtype: str) -> None:
-    config = portable_config(head_dim, dtype)
-    for size in (config.block_m, config.block_n):
-        assert size >= 16
-        assert size & (size - 1) == 0
+    configs = portable_configs(head_dim, dtype)
+    assert len(set(configs)) == len(configs) >= 2
+    for config in configs:
+        for size in (config.block_m, config.block_n):
+            assert size >= 16
+            assert size & (size - 1) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
+def test_every_tactic_needs_no_opt_in(head_dim: int, dtype: str) -> None:
+    for config in portable_configs(head_dim, dtype):
+        compiled = compile_kernel(head_dim, dtype, (9, 0), config)
+        assert compiled.shared_bytes <= 48 * 1024
+        assert (compiled.block_m, compiled.threads) == (config.block_m, 32 * config.num_warps)
 
 
 def test_refusals() -> None:

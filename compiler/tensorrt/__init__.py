@@ -1,0 +1,1 @@
+"""TensorRT: graphs that its parser takes, optimisation profiles from a plan, engines through Polygraphy."""

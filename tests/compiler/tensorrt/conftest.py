@@ -1,0 +1,5 @@
+"""Shared fixtures."""
+
+from ...tiny_nano import _one_thread
+
+__all__ = ["_one_thread"]
