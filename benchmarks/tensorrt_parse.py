@@ -56,13 +56,26 @@ def export(folder: Path, keys: tuple[Path, ...], golden: Path | None, small: boo
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), help="JSON report.")
-@click.option("--plugin", default="ahead_of_time", help="Form of the plugin.")
+@click.option(
+    "--plugin",
+    type=click.Choice(("ahead_of_time", "just_in_time")),
+    default="ahead_of_time",
+    show_default=True,
+    help="Form of the plugin.",
+)
 @click.option("--build", "built", multiple=True, help="Cases whose engines are to be built, too.")
 def parse(folder: Path, output: Path | None, plugin: str, built: tuple[str, ...]) -> None:
     """Parse every case in FOLDER."""
     console = Console(stderr=True)
     report: dict[str, Any] = {}
-    for case in sorted(path for path in folder.iterdir() if (path / _CASES).exists()):
+    cases = sorted(path for path in folder.iterdir() if (path / _CASES).exists())
+    if not cases:
+        raise click.UsageError(f"{folder} holds no case, a folder with {_CASES}; make some with `export {folder}`")
+    if unknown := set(built) - {case.name for case in cases}:
+        raise click.UsageError(
+            f"no case is called {', '.join(sorted(unknown))}; there is {', '.join(c.name for c in cases)}"
+        )
+    for case in cases:
         report[case.name] = _parse_case(case, plugin, case.name in built, console)
         if output is not None:
             output.write_text(json.dumps(report, indent=1))
