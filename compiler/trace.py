@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from toprovar.manifest import ModelRecord
 from toprovar.models.step import ScaleStep
-from toprovar.signature import Signature
+from toprovar.signature import Signature, fixed_axes
 
 __all__ = ["TracedGraph", "trace_graph"]
 
@@ -62,17 +62,7 @@ def _sizes(record: ModelRecord, observers: int, text_channels: int) -> dict[str,
     Sizes that vary are even, so that pixel unshuffling divides them.
     """
     factor = 2 if record.patchify else 1
-    fixed = {
-        "C": record.width,
-        "H": record.heads,
-        "D": record.head_dim,
-        "D/2": record.head_dim // 2,
-        "d": record.code_bits,
-        "z": record.code_bits // factor**2,
-        "layers": record.layers,
-        "observers": observers,
-        "channels": text_channels,
-    }
+    fixed = fixed_axes(record, observers, text_channels)
     height, width, next_height, next_width, update_height, update_width = 4, 6, 8, 10, 2, 14
     moving = {
         "B": 2,

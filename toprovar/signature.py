@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toprovar.manifest import ModelRecord
 from toprovar.pruning import Pruning
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Signature",
     "by_token",
     "cache_names",
+    "fixed_axes",
     "prompt",
     "step",
     "update_names",
@@ -133,3 +135,18 @@ def by_token(contract: Signature) -> Signature:
         for name, axes in contract.outputs.items()
     }
     return Signature(inputs, outputs)
+
+
+def fixed_axes(record: ModelRecord, observers: int, text_channels: int) -> dict[str, int]:
+    """Sizes of the axes that a model gives alike to every scale, prompt and batch."""
+    return {
+        "C": record.width,
+        "H": record.heads,
+        "D": record.head_dim,
+        "D/2": record.head_dim // 2,
+        "d": record.code_bits,
+        "z": record.code_bits // (4 if record.patchify else 1),
+        "layers": record.layers,
+        "observers": observers,
+        "channels": text_channels,
+    }

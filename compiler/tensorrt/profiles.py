@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from toprovar.engines import EngineProfile, Span
 from toprovar.manifest import ModelRecord
 from toprovar.plan import SparsityPlan
-from toprovar.signature import Signature
+from toprovar.signature import Signature, fixed_axes
 
 __all__ = ["KEPT", "Limits", "depths", "graph_profiles", "output_shapes", "step_profiles"]
 
@@ -143,20 +143,8 @@ def _text(limits: Limits) -> dict[str, _Sizes]:
 
 
 def _fixed(record: ModelRecord, plan: SparsityPlan, limits: Limits) -> dict[str, _Sizes]:
-    factor = 2 if record.patchify else 1
-    sizes = {
-        "C": record.width,
-        "H": record.heads,
-        "D": record.head_dim,
-        "D/2": record.head_dim // 2,
-        "d": record.code_bits,
-        "z": record.code_bits // factor**2,
-        "layers": record.layers,
-        "observers": len(plan.ranking.observers),
-        "channels": limits.text_channels,
-        "h": record.latent_height,
-        "w": record.latent_width,
-    }
+    sizes = fixed_axes(record, len(plan.ranking.observers), limits.text_channels)
+    sizes |= {"h": record.latent_height, "w": record.latent_width}
     return {axis: _exactly(size) for axis, size in sizes.items()}
 
 

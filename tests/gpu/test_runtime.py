@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,8 @@ from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.cuda.scaled import Scaled, ScaledLinear, scaled
 from toprovar.runtime.session import Session
 
-from ..runtime.cuda.small_model import CHANNELS, equal_bits, features, make_model, make_plan, make_session, psnr
+from ..runtime.cuda.small_model import CHANNELS, features, generate_beside, make_model, make_plan, make_session
+from ..tiny_nano import equal_bits, psnr
 
 pytestmark = [
     pytest.mark.gpu,
@@ -310,22 +310,8 @@ def test_a_second_generation_at_once_is_refused() -> None:
     plan, loaded = sparse()
     with session(plan, loaded) as one:
         alone = one(features(seed=1), generator=1).images[0]
-        refused: list[str] = []
-
-        def second(*_: object) -> None:
-            try:
-                one(features(seed=2), generator=2)
-            except BackendError as error:
-                refused.append(error.message)
-
-        def at_once(own: Session, scale: int, *_: object) -> None:
-            if scale == 2:
-                thread = threading.Thread(target=second)
-                thread.start()
-                thread.join()
-
-        made = one(features(seed=1), generator=1, callback_on_step_end=at_once).images[0]
+        made, refused = generate_beside(one, features(seed=1), lambda: one(features(seed=2), generator=2), generator=1)
         assert refused == ["a generation is running in another thread, and a session runs one at a time"]
         assert np.array_equal(made.pixels, alone.pixels)
-        second()
+        one(features(seed=2), generator=2)
         assert len(refused) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from toprovar.calibration.policies.dense import dense_plan
 from toprovar.calibration.policy import Task
+from toprovar.errors import BackendError
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.geometry import restore_constants, scale_constants
 from toprovar.models.infinity import Infinity, InfinityConfig
@@ -22,7 +24,7 @@ from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.session import GeneratedImage, Session
 
-__all__ = ["CHANNELS", "GRIDS", "Counts", "equal_bits", "features", "make_model", "make_plan", "make_session", "psnr"]
+__all__ = ["CHANNELS", "GRIDS", "Counts", "features", "generate_beside", "make_model", "make_plan", "make_session"]
 
 DEPTH, HEADS, CHANNELS, WORDS = 3, 2, 12, 6
 GRIDS: Schedule = ((1, 1), (2, 2), (3, 4), (4, 5), (6, 6))
@@ -92,13 +94,22 @@ def features(tokens: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(tokens, CHANNELS)).astype(np.float32)
 
 
-def equal_bits(one: GeneratedImage, other: GeneratedImage) -> float:
-    """Share of equal bits over all scales."""
-    pairs = zip(one.bits, other.bits, strict=True)
-    return float(np.concatenate([(a == b).ravel() for a, b in pairs]).mean())
+def generate_beside(
+    one: Session, prompt: np.ndarray, beside: Callable[[], object], generator: int = 0
+) -> tuple[GeneratedImage, list[str]]:
+    """An image of `prompt`, and the errors of another thread that does something beside its third scale."""
+    refused: list[str] = []
 
+    def attempt() -> None:
+        try:
+            beside()
+        except BackendError as error:
+            refused.append(error.message)
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """In dB, of images in [-1, 1]."""
-    error = float(np.square(one.astype(np.float64) - other).mean())
-    return float("inf") if error == 0 else 10 * np.log10(4 / error)
+    def at_once(own: Session, scale: int, *_: object) -> None:
+        if scale == 2:
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join()
+
+    return one(prompt, generator=generator, callback_on_step_end=at_once).images[0], refused

@@ -13,7 +13,8 @@ from toprovar.pruning import ENTROPY_SELECTORS, Pruning, Unconditional
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.session import GeneratedImage
 
-from .small_model import Counts, features, make_model, make_plan, make_session, psnr
+from ...tiny_nano import psnr
+from .small_model import Counts, features, make_model, make_plan, make_session
 
 COUNTS: dict[str, Counts] = {
     "dense": lambda s, t: (t, t, t),

@@ -15,8 +15,9 @@ from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.cuda.rows import Rows
 from toprovar.runtime.cuda.scaled import LARGEST, Scaled, ScaledLinear, scaled
 
+from ...tiny_nano import equal_bits
 from .interpreter import Interpreter, interpreter
-from .small_model import equal_bits, features, make_model, make_plan, make_session
+from .small_model import features, make_model, make_plan, make_session
 
 __all__ = ["interpreter"]
 

@@ -18,7 +18,8 @@ from toprovar.runtime.cuda.memory import MemoryEstimate, require
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.session import Session
 
-from .small_model import GRIDS, equal_bits, features, make_model, make_plan, make_session
+from ...tiny_nano import equal_bits
+from .small_model import GRIDS, features, generate_beside, make_model, make_plan, make_session
 
 
 def session(rule: DepthRule | None = None, **options: Any) -> Session:
@@ -84,24 +85,10 @@ def test_a_slot_of_another_size_is_dropped_where_memory_is_short(full: Callable[
 def test_a_second_generation_at_once_is_refused() -> None:
     with session() as one:
         alone = one(features()).images[0]
-        refused: list[str] = []
-
-        def second() -> None:
-            try:
-                one(features(seed=1))
-            except BackendError as error:
-                refused.append(error.message)
-
-        def at_once(own: Session, scale: int, *_: object) -> None:
-            if scale == 2:
-                thread = threading.Thread(target=second)
-                thread.start()
-                thread.join()
-
-        made = one(features(), callback_on_step_end=at_once).images[0]
+        made, refused = generate_beside(one, features(), lambda: one(features(seed=1)))
         assert refused == ["a generation is running in another thread, and a session runs one at a time"]
         assert np.array_equal(made.pixels, alone.pixels)
-        second()
+        one(features(seed=1))
         assert len(refused) == 1
 
 
