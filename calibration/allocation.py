@@ -1,12 +1,22 @@
-"""Divides a budget among independent choices, each with a curve of damage over cost."""
+"""Divides a budget among independent choices, each with a curve of damage over cost.
+
+`allocate` follows convex hulls and may stop between two points; `pick` takes one point of each curve, whatever its
+shape, which a curve needs whose points are no better in between.
+"""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Choice", "allocate", "lower_hull"]
+import numpy as np
+
+__all__ = ["PICK_UNITS", "Choice", "allocate", "lower_hull", "pick"]
+
+PICK_UNITS = 1024
+"""Parts of the budget that `pick` rounds costs to."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,49 @@ def allocate(curves: Sequence[Sequence[Choice]], budget: float) -> list[float]:
         shares[index] = after.kept
         excess -= saved
     return shares
+
+
+def pick(curves: Sequence[Sequence[Choice]], budget: float) -> list[int]:
+    """One point of each curve: the least total damage within the budget, by dynamic programming.
+
+    Costs are rounded to parts of the budget (`PICK_UNITS`), so that it may be overdrawn by half a part a curve.
+
+    Args:
+        curves: points of each choice.
+        budget: total cost allowed.
+
+    Returns:
+        Indices of the points; those of the cheapest where even they cost more than the budget.
+    """
+    unit = max(budget, 0.0) / PICK_UNITS
+    # best[b]: least damage of the curves so far with b units at most.
+    best = np.zeros(PICK_UNITS + 1)
+    taken = []
+    for curve in curves:
+        offers = np.full((len(curve), PICK_UNITS + 1), np.inf)
+        for place, point in enumerate(curve):
+            units = _units(point, unit)
+            if units <= PICK_UNITS:
+                offers[place, units:] = best[: PICK_UNITS + 1 - units] + point.damage
+        taken.append((offers.argmin(0), curve))
+        best = offers.min(0)
+    if not math.isfinite(best[-1]):
+        return [min(range(len(curve)), key=lambda place: _frugality(curve[place])) for curve in curves]
+    left, picked = PICK_UNITS, []
+    for places, curve in reversed(taken):
+        picked.append(int(places[left]))
+        left -= _units(curve[picked[-1]], unit)
+    return picked[::-1]
+
+
+def _units(point: Choice, unit: float) -> int:
+    if not point.cost:
+        return 0
+    return min(round(point.cost / unit), PICK_UNITS + 1) if unit > 0 else PICK_UNITS + 1
+
+
+def _frugality(point: Choice) -> tuple[float, float]:
+    return point.cost, point.damage
 
 
 def _slope(cheap: Choice, dear: Choice) -> float:

@@ -19,13 +19,13 @@ from toprovar.calibration.prompt_table import PromptTableWriter
 from toprovar.calibration.prompts import prompts_digest
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.calibration.recording import Observation, Recording
-from toprovar.calibration.sensitivity import SensitivityRecord, with_sensitivity
+from toprovar.calibration.sensitivity import LayerRecord, ScaleRecord, with_sensitivity
 from toprovar.errors import UsageError
 from toprovar.manifest import ModelRecord
 from toprovar.plan import Ranking
 from toprovar.stats import CalibrationStats, PromptStats
 
-__all__ = ["calibrate"]
+__all__ = ["Observe", "Probes", "calibrate"]
 
 Measure = Callable[[str, int], Recording]
 """Generates an image densely and returns what it showed: (prompt, seed)."""
@@ -46,16 +46,31 @@ class ObservedScale(Protocol):
 Observe = Callable[[str, int], Sequence[ObservedScale]]
 """Generates an image densely and returns what was seen of every scale."""
 
-Probe = Callable[[str, int], SensitivityRecord]
-"""Generates an image densely and tries every layer of its late scales."""
+
+@dataclass(frozen=True)
+class Probes:
+    """Generates an image densely and tries its late scales in other ways: (prompt, seed).
+
+    Attributes:
+        layers: every layer alone.
+        scales: all layers alike.
+    """
+
+    layers: Callable[[str, int], LayerRecord]
+    scales: Callable[[str, int], ScaleRecord]
+
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, done, total), once at a stage's beginning and then after every prompt."""
 
 _Entry = TypeVar("_Entry")
+_Probed = TypeVar("_Probed", LayerRecord, ScaleRecord)
 
-_PROBED = 4
-"""Prompts that sensitivities are measured with: a mean over thousands of bits each, and dear."""
+_PROBED_LAYERS = 4
+"""Prompts that sensitivities of layers are measured with: a mean over thousands of bits each, and dear."""
+
+_PROBED_SCALES = 8
+"""Prompts that whole scales are tried with: pictures differ more than bits, and there are fewer trials."""
 
 
 def calibrate(
@@ -68,13 +83,13 @@ def calibrate(
     progress: Progress,
     journal: Journal,
     table: Path,
-    probe: Callable[[Ranking], Probe] | None = None,
+    probe: Callable[[Ranking], Probes] | None = None,
     probed_with: str = "",
 ) -> CalibrationStats:
-    """Two passes over the prompts, and a third over some of them.
+    """Two passes over the prompts, and two more over some of them.
 
     The first measures every layer. The second, with the moments of the first, measures what a deployment
-    will: the share of low-entropy tokens of each prompt at each scale. The third measures what pruning does.
+    will: the share of low-entropy tokens of each prompt at each scale. The others measure what pruning does.
     What the journal holds is not measured again, and the result is the same to the last bit, times apart.
 
     Args:
@@ -88,8 +103,8 @@ def calibrate(
         journal: what an earlier, interrupted run has finished, and where this one keeps what it finishes.
         table: where the first pass's measurements prompt by prompt are written
             (`toprovar.calibration.prompt_table`).
-        probe: makes the third pass's function for a ranking; None leaves sensitivities unmeasured.
-        probed_with: what else that function depends on.
+        probe: makes the last passes' functions for a ranking; None leaves sensitivities unmeasured.
+        probed_with: what else those functions depend on.
 
     Raises:
         UsageError: no prompts.
@@ -152,17 +167,20 @@ def calibrate(
     if probe is None:
         return stats
     tried = probe(ranking)
+    basis = f"{basis} {probed_with}"
+    layers = list(run.some(_PROBED_LAYERS).entries("probe layers", "layers", LayerRecord, _timed(tried.layers), basis))
+    scales = list(run.some(_PROBED_SCALES).entries("probe scales", "scales", ScaleRecord, _timed(tried.scales), basis))
+    seconds["sensitivity"] = sum(float(record.seconds) for record in (*layers, *scales))
+    return with_sensitivity(dataclasses.replace(stats, seconds=seconds), layers, scales)
 
-    def probed(prompt: str, own: int) -> SensitivityRecord:
+
+def _timed(probe: Callable[[str, int], _Probed]) -> Callable[[str, int], _Probed]:
+    def timed(prompt: str, own: int) -> _Probed:
         started = time.perf_counter()
-        record = tried(prompt, own)
+        record = probe(prompt, own)
         return dataclasses.replace(record, seconds=time.perf_counter() - started)
 
-    records = list(
-        run.some(_PROBED).entries("probe", "sensitivity", SensitivityRecord, probed, f"{basis} {probed_with}")
-    )
-    seconds["sensitivity"] = sum(float(record.seconds) for record in records)
-    return with_sensitivity(stats, records)
+    return timed
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,7 @@ class PromptTable:
             dataclasses.replace(
                 folded,
                 guidance=measured.guidance,
+                sensitivity=measured.sensitivity,
                 layers=tuple(
                     dataclasses.replace(layer, sensitivity=whole.sensitivity)
                     for layer, whole in zip(folded.layers, measured.layers, strict=True)

@@ -1,9 +1,13 @@
-"""What pruning one layer at one scale, and nothing else, does to the logits: what a search allocates by.
+"""What pruning does to the logits and to the picture: what a search allocates by.
+
+Two questions are asked of each late scale. What does one layer lose when it, and nothing else, works on fewer tokens?
+And what is lost when all layers work on the same part? The second is no sum of the first: a token that every layer
+leaves out is lost once, and the others stay almost exact.
 
 Everything is paired: the pruned run has the prompt, the noise and the past of the dense one. The distance of a bit
 is the Kullback-Leibler divergence of its two Bernoulli distributions, from dense to pruned. Averaged over the tokens
-of a scale it is weighted by area, so that scales compare by what they do to the picture; summed over scales and
-tokens it would be the divergence of the whole sample, to first order.
+of a scale it is weighted by area. It says little across scales, since what one scale draws differently a later one
+may mend; so whole scales are also compared by the finished picture, everything later computed densely.
 """
 
 from __future__ import annotations
@@ -15,25 +19,32 @@ from typing import Literal, Protocol
 import numpy as np
 
 from toprovar.pruning import Unconditional
-from toprovar.stats import CalibrationStats, GuidanceSensitivity, LayerSensitivity
+from toprovar.stats import CalibrationStats, GuidanceSensitivity, LayerSensitivity, ScaleSensitivity
 
 __all__ = [
-    "KEPT",
+    "LAYER_KEPT",
     "MODES",
+    "SCALE_KEPT",
     "Attempt",
-    "SensitivityRecord",
+    "LayerRecord",
+    "ScaleRecord",
     "Trial",
     "bernoulli_divergence",
-    "measure_sensitivity",
+    "measure_layers",
+    "measure_scales",
+    "picture_error",
     "token_divergence",
     "with_sensitivity",
 ]
 
-KEPT = (0.5, 0.25, 0.0)
-"""Shares of tokens that are tried; 0 leaves the layer out."""
+LAYER_KEPT = (0.5, 0.25, 0.0)
+"""Shares of tokens that a single layer is tried with; 0 leaves it out."""
+
+SCALE_KEPT = (0.75, 0.5, 0.25, 0.0)
+"""Shares of tokens that a whole scale is tried with; 0 leaves it out."""
 
 _LATER_AT = 0.5
-"""The share at which the next scale is looked at, too."""
+"""The share of a single layer at which the next scale is looked at, too."""
 
 MODES: tuple[Literal["reused", "omitted"], ...] = ("reused", "omitted")
 """Ways to spare the unconditional half that are tried."""
@@ -48,6 +59,12 @@ class Attempt(Protocol):
 
     def next_differences(self) -> np.ndarray:
         """The same at the next scale, computed densely after this."""
+
+    def picture(self) -> np.ndarray:
+        """The image [3, height, width] in [-1, 1] with all later scales computed densely.
+
+        Unconditional rows that this scale has spared stay away.
+        """
 
 
 class Trial(Protocol):
@@ -78,23 +95,38 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SensitivityRecord:
-    """One prompt; NaN where not measured. Shapes [scales, layers, kept shares] and [scales, modes].
+class LayerRecord:
+    """One prompt, layer by layer, [scales, layers, `LAYER_KEPT`]; NaN where not measured.
 
     Attributes:
         kl: mean divergence of a bit at the pruned scale.
         flips: share of bits that change.
         later_kl: mean divergence of a bit at the next scale.
-        unconditional_kl: mean divergence of a bit where the unconditional half is spared.
-        unconditional_flips: share of bits that change there.
         seconds: wall-clock of all of it.
     """
 
     kl: np.ndarray
     flips: np.ndarray
     later_kl: np.ndarray
-    unconditional_kl: np.ndarray
-    unconditional_flips: np.ndarray
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleRecord:
+    """One prompt, whole scales, [scales, `SCALE_KEPT` and then `MODES`]; NaN where not measured.
+
+    Attributes:
+        kl: mean divergence of a bit at the scale.
+        flips: share of bits that change.
+        later_kl: mean divergence of a bit at the next scale.
+        picture_error: mean squared difference of the pictures over the square of their range.
+        seconds: wall-clock of all of it.
+    """
+
+    kl: np.ndarray
+    flips: np.ndarray
+    later_kl: np.ndarray
+    picture_error: np.ndarray
     seconds: float = 0.0
 
 
@@ -116,10 +148,39 @@ def _divergences(true: np.ndarray, other: np.ndarray) -> np.ndarray:
     return probability * ones + (1 - probability) * zeros
 
 
-def measure_sensitivity(
-    trials: Iterable[Trial], scales: int, layers: int, first_scale: int, guided: bool
-) -> SensitivityRecord:
-    """Tries every layer of every scale from `first_scale` on.
+def picture_error(picture: np.ndarray, other: np.ndarray) -> float:
+    """Mean squared difference of two images in [-1, 1] over the square of that range: 10^(-PSNR/10)."""
+    return float(np.mean(np.square(picture.astype(np.float64) - other))) / 4
+
+
+def measure_layers(trials: Iterable[Trial], scales: int, layers: int, first_scale: int) -> LayerRecord:
+    """Tries every layer of every scale from `first_scale` on, alone.
+
+    Args:
+        trials: the scales of one generation, in order.
+        scales: number of scales.
+        layers: number of layers.
+        first_scale: earlier ones are not tried.
+    """
+    kl, flips, later = (np.full((scales, layers, len(LAYER_KEPT)), np.nan) for _ in range(3))
+    for trial in trials:
+        if trial.scale < first_scale:
+            continue
+        every = [trial.tokens] * layers
+        dense = trial.attempt(every)
+        for layer in range(layers):
+            for index, share in enumerate(LAYER_KEPT):
+                kept = [*every[:layer], int(share * trial.tokens), *every[layer + 1 :]]
+                pruned = trial.attempt(kept)
+                at = trial.scale, layer, index
+                kl[at], flips[at] = _distance(trial, dense, pruned)
+                if share == _LATER_AT and not trial.last:
+                    later[at] = bernoulli_divergence(dense.next_differences(), pruned.next_differences())
+    return LayerRecord(kl, flips, later)
+
+
+def measure_scales(trials: Iterable[Trial], scales: int, layers: int, first_scale: int, guided: bool) -> ScaleRecord:
+    """Tries every scale from `first_scale` on as a whole, and what sparing the unconditional half does from it on.
 
     Args:
         trials: the scales of one generation, in order.
@@ -128,65 +189,71 @@ def measure_sensitivity(
         first_scale: earlier ones are not tried.
         guided: there are unconditional rows to spare.
     """
-    kl, flips, later = (np.full((scales, layers, len(KEPT)), np.nan) for _ in range(3))
-    spared, spared_flips = (np.full((scales, len(MODES)), np.nan) for _ in range(2))
+    shape = scales, len(SCALE_KEPT) + len(MODES)
+    kl, flips, later, error = (np.full(shape, np.nan) for _ in range(4))
+    picture: np.ndarray | None = None
     for trial in trials:
         if trial.scale < first_scale:
             continue
         every = [trial.tokens] * layers
         dense = trial.attempt(every)
-        dense_bits = _bits(dense.differences, trial)
-        dense_next = None if trial.last else dense.next_differences()
-        for layer in range(layers):
-            for index, share in enumerate(KEPT):
-                kept = [*every[:layer], int(share * trial.tokens), *every[layer + 1 :]]
-                pruned = trial.attempt(kept)
-                at = trial.scale, layer, index
-                kl[at] = bernoulli_divergence(dense.differences, pruned.differences)
-                flips[at] = np.mean(dense_bits != _bits(pruned.differences, trial))
-                if share == _LATER_AT and dense_next is not None:
-                    later[at] = bernoulli_divergence(dense_next, pruned.next_differences())
-        for index, mode in enumerate(MODES if guided else ()):
-            other = trial.attempt(every, mode).differences
-            spared[trial.scale, index] = bernoulli_divergence(dense.differences, other)
-            spared_flips[trial.scale, index] = np.mean(dense_bits != _bits(other, trial))
-    return SensitivityRecord(kl, flips, later, spared, spared_flips)
+        picture = dense.picture() if picture is None else picture
+        tried: list[Attempt] = [trial.attempt([int(share * trial.tokens)] * layers) for share in SCALE_KEPT]
+        tried += [trial.attempt(every, mode) for mode in MODES if guided]
+        for index, attempt in enumerate(tried):
+            at = trial.scale, index
+            kl[at], flips[at] = _distance(trial, dense, attempt)
+            if not trial.last and index < len(SCALE_KEPT):
+                later[at] = bernoulli_divergence(dense.next_differences(), attempt.next_differences())
+            error[at] = picture_error(attempt.picture(), picture)
+    return ScaleRecord(kl, flips, later, error)
 
 
-def with_sensitivity(stats: CalibrationStats, records: Sequence[SensitivityRecord]) -> CalibrationStats:
+def with_sensitivity(
+    stats: CalibrationStats, layers: Sequence[LayerRecord], scales: Sequence[ScaleRecord]
+) -> CalibrationStats:
     """The statistics with the means of what was measured."""
-    kl, flips, later = (
-        np.mean([getattr(record, name) for record in records], axis=0) for name in ("kl", "flips", "later_kl")
-    )
-    spared, spared_flips = (
-        np.mean([getattr(record, name) for record in records], axis=0)
-        for name in ("unconditional_kl", "unconditional_flips")
-    )
+    single = _mean(layers, ("kl", "flips", "later_kl"))
+    whole = _mean(scales, ("kl", "flips", "later_kl", "picture_error"))
 
     def of_layer(scale: int, layer: int) -> tuple[LayerSensitivity, ...]:
-        if np.isnan(kl[scale, layer]).any():
-            return ()
+        rows = zip(LAYER_KEPT, *(single[name][scale, layer] for name in ("kl", "flips", "later_kl")), strict=True)
         return tuple(
-            LayerSensitivity(
-                share, float(kl[scale, layer, i]), float(flips[scale, layer, i]), _known(later[scale, layer, i])
-            )
-            for i, share in enumerate(KEPT)
+            LayerSensitivity(share, float(kl), float(flips), _known(later))
+            for share, kl, flips, later in rows
+            if not np.isnan(kl)
         )
 
-    scales = []
+    made = []
     for index, scale in enumerate(stats.scales):
-        layers = (replace(layer, sensitivity=of_layer(index, number)) for number, layer in enumerate(scale.layers))
-        guidance = tuple(
-            GuidanceSensitivity(mode, float(value), float(changed))
-            for mode, value, changed in zip(MODES, spared[index], spared_flips[index], strict=True)
-            if not np.isnan(value)
+        kl, flips, later, error = (whole[name][index] for name in ("kl", "flips", "later_kl", "picture_error"))
+        alike = tuple(
+            ScaleSensitivity(share, float(kl[i]), float(flips[i]), _known(later[i]), float(error[i]))
+            for i, share in enumerate(SCALE_KEPT)
+            if not np.isnan(kl[i])
         )
-        scales.append(replace(scale, layers=tuple(layers), guidance=guidance))
-    return replace(stats, scales=tuple(scales))
+        guidance = tuple(
+            GuidanceSensitivity(mode, float(kl[i]), float(flips[i]), float(error[i]))
+            for i, mode in enumerate(MODES, len(SCALE_KEPT))
+            if not np.isnan(kl[i])
+        )
+        own = (replace(layer, sensitivity=of_layer(index, number)) for number, layer in enumerate(scale.layers))
+        made.append(replace(scale, layers=tuple(own), guidance=guidance, sensitivity=alike))
+    return replace(stats, scales=tuple(made))
+
+
+def _mean(records: Sequence[LayerRecord] | Sequence[ScaleRecord], names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: np.mean([getattr(record, name) for record in records], axis=0) for name in names}
 
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _distance(trial: Trial, dense: Attempt, other: Attempt) -> tuple[float, float]:
+    """Divergence of a bit, and the share of bits that change."""
+    flipped = np.mean(_bits(dense.differences, trial) != _bits(other.differences, trial))
+    return bernoulli_divergence(dense.differences, other.differences), float(flipped)
 
 
 def _bits(differences: np.ndarray, trial: Trial) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import torch
 from torch import nn
 
 from toprovar import signature
@@ -27,6 +28,7 @@ def build_modules(loaded: LoadedModel, record: ModelRecord, pruning: Pruning) ->
     Returns:
         ``text`` (if the model has a text encoder), ``prompt``, ``dense``, ``adaptive``, ``decode``.
     """
+    loaded.to(torch.device("cpu"))  # a calibration on a GPU leaves them there
     layers = record.layers
     common = (loaded.backbone, loaded.patchify, record.guidance_layers)
     modules: dict[str, tuple[nn.Module, Signature]] = {}

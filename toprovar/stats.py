@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Literal
@@ -24,6 +24,7 @@ __all__ = [
     "LayerSensitivity",
     "LayerStats",
     "PromptStats",
+    "ScaleSensitivity",
     "ScaleStats",
 ]
 
@@ -72,27 +73,48 @@ class LayerStats(Artefact):
 
     def validate(self) -> None:
         """Checks that less is kept from one sensitivity to the next."""
-        before = 1.0
-        for index, one in enumerate(self.sensitivity):
-            if one.kept >= before:
-                than = "the one before" if index else "all tokens"
-                raise refuse(f"sensitivity[{index}].kept", f"a share below {before:g}, {than}", one.kept)
-            before = one.kept
+        _require_descent(self.sensitivity)
+
+
+@dataclass(frozen=True)
+class ScaleSensitivity(Artefact):
+    """What changes when all layers of one scale, and nothing else, work on the same part of its tokens.
+
+    A token that every layer leaves out is lost once, and those that are kept stay almost exact: the damages of
+    single layers do not add up to this.
+
+    Attributes:
+        kept: Share of the scale's tokens that is kept.
+        kl: Mean Kullback-Leibler divergence of a bit at this scale's logits, from dense to pruned, in nats.
+        flips: Share of this scale's bits that change under the same noise.
+        later_kl: The same as `kl` at the next scale; None at the last.
+        picture_error: Mean squared difference of the finished pictures, the later scales computed densely, as a
+            share of the square of their range: 10^(-PSNR/10).
+    """
+
+    kept: Fraction
+    kl: NonNegative
+    flips: Fraction
+    later_kl: NonNegative | None
+    picture_error: NonNegative
 
 
 @dataclass(frozen=True)
 class GuidanceSensitivity(Artefact):
-    """What changes when one scale, and nothing else, spares the unconditional half.
+    """What changes when the unconditional half is spared from one scale on.
 
     Attributes:
         mode: What happens instead (`toprovar.pruning.Unconditional`).
-        kl: Mean Kullback-Leibler divergence of a bit at this scale's logits, in nats.
+        kl: Mean Kullback-Leibler divergence of a bit at this scale's logits, in nats, all earlier ones full.
         flips: Share of this scale's bits that change under the same noise.
+        picture_error: Mean squared difference of the finished pictures where this and all later scales spare it,
+            as a share of the square of their range.
     """
 
     mode: Literal["reused", "omitted"]
     kl: NonNegative
     flips: Fraction
+    picture_error: NonNegative
 
 
 @dataclass(frozen=True)
@@ -105,6 +127,7 @@ class ScaleStats(Artefact):
         keys: Keys that a token attends to: those of this and all earlier scales.
         layers: The layers, first to last.
         guidance: Ways to spare the unconditional half; empty where not measured.
+        sensitivity: All layers alike, from most to fewest tokens kept; empty where not measured.
     """
 
     height: Count
@@ -112,6 +135,11 @@ class ScaleStats(Artefact):
     keys: Count
     layers: tuple[LayerStats, ...]
     guidance: tuple[GuidanceSensitivity, ...] = ()
+    sensitivity: tuple[ScaleSensitivity, ...] = ()
+
+    def validate(self) -> None:
+        """Checks that less is kept from one sensitivity to the next."""
+        _require_descent(self.sensitivity)
 
 
 @dataclass(frozen=True)
@@ -149,7 +177,7 @@ class CalibrationStats(Artefact):
         seconds: Wall-clock time of each part, such as `principal components`.
     """
 
-    schema_version: Literal[2] = dataclass_field(default=2, kw_only=True)
+    schema_version: Literal[3] = dataclass_field(default=3, kw_only=True)
     model_sha256: Sha256
     prompts_sha256: Sha256
     seed: Index
@@ -178,11 +206,10 @@ class CalibrationStats(Artefact):
             require_length(scale.layers, self.layers, "layer", f"{where}.layers")
             for number, layer in enumerate(scale.layers):
                 self._validate_layer(layer, bins, f"{where}.layers[{number}]")
+        last = f"scales[{len(self.scales) - 1}]"
+        _require_no_later(self.scales[-1].sensitivity, last)
         for number, layer in enumerate(self.scales[-1].layers):
-            for index, one in enumerate(layer.sensitivity):
-                if one.later_kl is not None:
-                    field = f"scales[{len(self.scales) - 1}].layers[{number}].sensitivity[{index}].later_kl"
-                    raise refuse(field, "null, as no scale is later", one.later_kl)
+            _require_no_later(layer.sensitivity, f"{last}.layers[{number}]")
         for index, prompt in enumerate(self.prompts):
             for field in ("entropy_mean", "low_entropy_ratio", "high_frequency"):
                 values = getattr(prompt, field)
@@ -198,3 +225,18 @@ class CalibrationStats(Artefact):
             require_length(getattr(layer, field), self.heads, "head", f"{where}.{field}")
         for head, counts in enumerate(layer.histogram):
             require_length(counts, bins, "bin of the first histogram", f"{where}.histogram[{head}]")
+
+
+def _require_descent(measured: Sequence[LayerSensitivity | ScaleSensitivity]) -> None:
+    before = 1.0
+    for index, one in enumerate(measured):
+        if one.kept >= before:
+            than = "the one before" if index else "all tokens"
+            raise refuse(f"sensitivity[{index}].kept", f"a share below {before:g}, {than}", one.kept)
+        before = one.kept
+
+
+def _require_no_later(measured: Sequence[LayerSensitivity | ScaleSensitivity], where: str) -> None:
+    for index, one in enumerate(measured):
+        if one.later_kl is not None:
+            raise refuse(f"{where}.sensitivity[{index}].later_kl", "null, as no scale is later", one.later_kl)

@@ -9,7 +9,15 @@ import numpy as np
 
 from toprovar.calibration.policy import Task
 from toprovar.manifest import ModelRecord
-from toprovar.stats import CalibrationStats, GuidanceSensitivity, LayerSensitivity, LayerStats, PromptStats, ScaleStats
+from toprovar.stats import (
+    CalibrationStats,
+    GuidanceSensitivity,
+    LayerSensitivity,
+    LayerStats,
+    PromptStats,
+    ScaleSensitivity,
+    ScaleStats,
+)
 
 SIDES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32)
 LAYERS, HEADS = 8, 4
@@ -57,7 +65,16 @@ def make_stats(sides: Sequence[int] = SIDES, layers: int = LAYERS, prompts: int 
 
     def spared(scale: int) -> tuple[GuidanceSensitivity, ...]:
         late = scale >= len(sides) - 5
-        return (GuidanceSensitivity("reused", 0.02, 0.01), GuidanceSensitivity("omitted", 0.3, 0.1)) if late else ()
+        modes = GuidanceSensitivity("reused", 0.02, 0.01, 2e-5), GuidanceSensitivity("omitted", 0.3, 0.1, 3e-4)
+        return modes if late else ()
+
+    def whole(scale: int) -> tuple[ScaleSensitivity, ...]:
+        """The last scale is missed most; half of the tokens are nearly free."""
+        if scale < max(len(sides) - 5, 1):
+            return ()
+        hurts = 25 if scale == len(sides) - 1 else 1
+        errors = (0.75, 1e-6), (0.5, 1e-5), (0.25, 4e-5), (0.0, 1e-4)
+        return tuple(ScaleSensitivity(kept, 1e3 * error, 1e3 * error, None, hurts * error) for kept, error in errors)
 
     keys = np.cumsum(np.square(sides)).tolist()
     return CalibrationStats(
@@ -68,7 +85,7 @@ def make_stats(sides: Sequence[int] = SIDES, layers: int = LAYERS, prompts: int 
         layers=layers,
         heads=HEADS,
         scales=tuple(
-            ScaleStats(side, side, own, probed(scale), spared(scale))
+            ScaleStats(side, side, own, probed(scale), spared(scale), whole(scale))
             for scale, (side, own) in enumerate(zip(sides, keys, strict=True))
         ),
         prompts=tuple(

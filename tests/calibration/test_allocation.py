@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toprovar.calibration.allocation import Choice, allocate, lower_hull
+from toprovar.calibration.allocation import PICK_UNITS, Choice, allocate, lower_hull, pick
 from toprovar.calibration.counts import rounded_count
 
 POINTS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=4)
@@ -96,3 +96,27 @@ def test_an_excess_of_one_rounding_takes_no_step() -> None:
 )
 def test_counts(exact: float, tokens: int, count: int) -> None:
     assert rounded_count(exact, tokens) == count
+
+
+@given(CURVES, st.integers(0, 80))
+def test_no_other_pick_within_the_budget_does_less_damage(points: list[list[tuple[int, int]]], budget: int) -> None:
+    curves = [curve(own) for own in points]
+    places = pick(curves, budget)
+    picked = [own[place] for own, place in zip(curves, places, strict=True)]
+    cost, damage = sum(one.cost for one in picked), sum(one.damage for one in picked)
+    margin = budget * len(curves) / 2 / PICK_UNITS
+    within = [one for one in itertools.product(*curves) if sum(part.cost for part in one) <= budget - margin]
+    if within:
+        assert cost <= budget + margin
+        assert damage <= min(sum(part.damage for part in one) for one in within)
+    elif cost > budget + margin:
+        assert cost == sum(min(one.cost for one in own) for own in curves)
+
+
+def test_a_curve_that_is_not_convex_is_not_cut_short() -> None:
+    """A point above the line between two others is skipped, and nothing between them is taken for it."""
+    uneven = [Choice(10, 0, 1.0), Choice(5, 9, 0.5), Choice(0, 10, 0.0)]
+    steady = [Choice(10, 0, 1.0), Choice(5, 3, 0.5), Choice(0, 8, 0.0)]
+    assert pick([uneven, steady], 15) == [0, 1]
+    assert pick([uneven, steady], 10) == [0, 2]
+    assert pick([uneven, steady], 6) == [2, 1]

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from toprovar.calibration.sensitivity import KEPT, MODES, bernoulli_divergence, measure_sensitivity
+from toprovar.calibration.sensitivity import (
+    LAYER_KEPT,
+    MODES,
+    SCALE_KEPT,
+    bernoulli_divergence,
+    measure_layers,
+    measure_scales,
+)
 from toprovar.pruning import Unconditional
 
 LAYERS, BITS = 3, 2
@@ -34,6 +41,10 @@ class Made:
     def next_differences(self) -> np.ndarray:
         self.source.looked_ahead += 1
         return np.full((4, BITS), 0.3) + self.shift / 10
+
+    def picture(self) -> np.ndarray:
+        """A hundredth for each unit of shift."""
+        return np.full((3, 2, 2), self.shift / 100)
 
 
 @dataclass
@@ -66,16 +77,15 @@ def test_divergence() -> None:
     assert bernoulli_divergence(huge, -huge) == pytest.approx(1e4)
 
 
-@pytest.mark.parametrize("guided", [True, False])
-def test_every_layer_of_the_late_scales_is_tried_alone(guided: bool) -> None:
+def test_every_layer_of_the_late_scales_is_tried_alone() -> None:
     scales = [Scale(0, 1, False), Scale(1, 4, False), Scale(2, 8, True)]
-    record = measure_sensitivity(scales, 3, LAYERS, 1, guided)
-    assert record.kl.shape == record.flips.shape == record.later_kl.shape == (3, LAYERS, len(KEPT))
+    record = measure_layers(scales, 3, LAYERS, 1)
+    assert record.kl.shape == record.flips.shape == record.later_kl.shape == (3, LAYERS, len(LAYER_KEPT))
     assert np.isnan(record.kl[0]).all()
     assert scales[0].attempts == 0
     for scale, tokens in ((1, 4), (2, 8)):
         for layer in range(LAYERS):
-            for index, share in enumerate(KEPT):
+            for index, share in enumerate(LAYER_KEPT):
                 shift = (layer + 1) * (tokens - int(share * tokens))
                 assert record.kl[scale, layer, index] == pytest.approx(bernoulli(-1, -1 + shift))
                 assert record.flips[scale, layer, index] == (shift > 1)
@@ -84,11 +94,31 @@ def test_every_layer_of_the_late_scales_is_tried_alone(guided: bool) -> None:
                     assert later == pytest.approx(bernoulli(0.3, 0.3 + shift / 10))
                 else:
                     assert np.isnan(later)
-    assert record.unconditional_kl.shape == (3, len(MODES))
-    if guided:
-        expected = [bernoulli(-1, -0.5), bernoulli(-1, 4)]
-        np.testing.assert_allclose(record.unconditional_kl[1:], [expected] * 2)
-        assert record.unconditional_flips[1:].tolist() == [[0, 1]] * 2
-    else:
-        assert np.isnan(record.unconditional_kl).all()
     assert scales[2].looked_ahead == 0
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_late_scales_are_tried_as_a_whole(guided: bool) -> None:
+    scales = [Scale(0, 1, False), Scale(1, 4, False), Scale(2, 8, True)]
+    record = measure_scales(scales, 3, LAYERS, 1, guided)
+    shape = 3, len(SCALE_KEPT) + len(MODES)
+    assert record.kl.shape == record.flips.shape == record.later_kl.shape == record.picture_error.shape == shape
+    assert np.isnan(record.picture_error[0]).all()
+    for scale, tokens in ((1, 4), (2, 8)):
+        for index, share in enumerate(SCALE_KEPT):
+            shift = sum(range(1, LAYERS + 1)) * (tokens - int(share * tokens))
+            assert record.kl[scale, index] == bernoulli_divergence(np.array([-1.0]), np.array([-1.0 + shift]))
+            assert record.flips[scale, index] == (shift > 1)
+            assert record.picture_error[scale, index] == pytest.approx((shift / 100) ** 2 / 4)
+            if scale == 1:
+                assert record.later_kl[scale, index] == pytest.approx(bernoulli(0.3, 0.3 + shift / 10))
+        spared = slice(len(SCALE_KEPT), None)
+        if guided:
+            expected = [bernoulli(-1, -0.5), bernoulli(-1, 4)]
+            np.testing.assert_allclose(record.kl[scale, spared], expected)
+            assert record.flips[scale, spared].tolist() == [0, 1]
+            np.testing.assert_allclose(record.picture_error[scale, spared], [(0.5 / 100) ** 2 / 4, (5 / 100) ** 2 / 4])
+        else:
+            assert np.isnan(record.kl[scale, spared]).all()
+    assert scales[2].looked_ahead == 0
+    assert np.isnan(record.later_kl[2]).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from toprovar.calibration.ranking import entropy_ranking
-from toprovar.calibration.sensitivity import measure_sensitivity
+from toprovar.calibration.sensitivity import SCALE_KEPT, measure_layers, measure_scales
 from toprovar.pipeline.probing import ProbedScale, probe
 from toprovar.pipeline.subject import Subject
 from toprovar.runtime.backends.torch import TorchBackend
@@ -74,7 +74,7 @@ def test_without_guidance_omitting_the_unconditional_half_changes_nothing(
 
 
 def test_sensitivity_of_a_real_model(bench: tuple[Session, TorchBackend]) -> None:
-    record = measure_sensitivity(scales(bench), 7, LAYERS, 5, guided=True)
+    record = measure_layers(scales(bench), 7, LAYERS, 5)
     tried = record.kl[5:]
     assert np.isfinite(tried).all()
     assert (tried > 0).all()
@@ -82,4 +82,27 @@ def test_sensitivity_of_a_real_model(bench: tuple[Session, TorchBackend]) -> Non
     assert tried[..., -1].mean() > tried[..., 0].mean()
     assert np.isfinite(record.later_kl[5, :, 0]).all()
     assert np.isnan(record.later_kl[6]).all()
-    assert (record.unconditional_kl[5:, 0] < record.unconditional_kl[5:, 1]).all()
+
+
+def test_whole_scales_of_a_real_model(bench: tuple[Session, TorchBackend]) -> None:
+    record = measure_scales(scales(bench), 7, LAYERS, 5, guided=True)
+    assert np.isfinite(record.picture_error[5:]).all()
+    assert (record.picture_error[5:] > 0).all()
+    pruned, spared = record.kl[5:, : len(SCALE_KEPT)], record.kl[5:, len(SCALE_KEPT) :]
+    assert (pruned[:, -1] > pruned[:, 0]).all()
+    assert (spared[:, 0] < spared[:, 1]).all()
+    assert np.isfinite(record.later_kl[5, : len(SCALE_KEPT)]).all()
+    assert np.isnan(record.later_kl[6]).all()
+
+
+def test_the_picture_of_an_attempt_is_that_of_the_generation_that_goes_on_by_it(
+    bench: tuple[Session, TorchBackend],
+) -> None:
+    expected = bench[0](PROMPT, generator=3, dense=True).images[0].pixels
+    for scale in scales(bench):
+        if scale.scale == 5:
+            dense = scale.attempt((scale.tokens,) * LAYERS).picture()
+            half = scale.attempt((scale.tokens // 2,) * LAYERS).picture()
+    assert dense.shape == half.shape == expected.shape
+    # One bit that is drawn on the edge may differ between the two graphs.
+    assert np.mean(np.square(dense - expected)) < 0.01 * np.mean(np.square(half - expected))

@@ -38,7 +38,7 @@ def plan() -> SparsityPlan:
 def stats() -> CalibrationStats:
     layer = LayerStats((0.25, 0.5), (0.1, 0.0), ((0, 7, 5), (12, 0, 0)), 0.75, 0.125)
     sensitive = (LayerSensitivity(0.5, 0.01, 0.0625, None), LayerSensitivity(0.25, 0.5, 0.125, None))
-    guidance = (GuidanceSensitivity("reused", 0.125, 0.25),)
+    guidance = (GuidanceSensitivity("reused", 0.125, 0.25, 0.03125),)
     keys = (1, 5, 17)
     return CalibrationStats(
         model_sha256=MODEL,
@@ -61,6 +61,7 @@ def manifest() -> Manifest:
     return Manifest(
         toprovar_version="0.1.0",
         backend="onnxruntime",
+        precision=None,
         model=ModelRecord("infinity", "nano", MODEL, 3, 2, 32, 64, 16, False, (3,), 3, 4, 24, 32),
         sampling=SamplingDefaults((3.0, 3.0, 3.0), (1.0, 0.5, 0.5), 900, 0.97),
         text=TextRecord("words", 64, 32),

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toprovar.calibration.calibrate import Observe, Probe, calibrate
+from toprovar.calibration.calibrate import Observe, Probes, calibrate
 from toprovar.calibration.journal import Journal, cache_folder, fingerprint
 from toprovar.calibration.recorder import EntropyRecorder
 from toprovar.calibration.recording import Recording
-from toprovar.calibration.sensitivity import SensitivityRecord, measure_sensitivity
+from toprovar.calibration.sensitivity import LayerRecord, ScaleRecord, measure_layers, measure_scales
 from toprovar.pipeline.probing import probe as probed_scales
 from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking
@@ -71,22 +71,26 @@ def calibrated(
     def observe(ranking: Ranking) -> Observe:
         return subject.session(subject.torch_backend(ranking)).observe
 
-    def probe(ranking: Ranking) -> Probe:
+    def probe(ranking: Ranking) -> Probes:
         backend = subject.torch_backend(ranking, probes or "identity", reuses_guidance=True)
         session = subject.session(backend)
         guided = any(value != 1 for value in session.sampling.guidance)
         first = max(len(grids) - _PROBED_SCALES, 1)
 
-        def one(prompt: str, own: int) -> SensitivityRecord:
-            trials = probed_scales(session, backend, prompt, own)
-            return measure_sensitivity(trials, len(grids), record.layers, first, guided)
+        def layers(prompt: str, own: int) -> LayerRecord:
+            return measure_layers(probed_scales(session, backend, prompt, own), len(grids), record.layers, first)
 
-        return one
+        def scales(prompt: str, own: int) -> ScaleRecord:
+            trials = probed_scales(session, backend, prompt, own)
+            return measure_scales(trials, len(grids), record.layers, first, guided)
+
+        return Probes(layers, scales)
 
     # The model's hash does not cover a text encoder of its own folder, so what it makes of a prompt stands for it.
     features = watched.backend.encode_text(subject.text.token_ids(prompts[0])) if prompts else None
     others = {
         "torch": importlib.metadata.version("torch"),
+        "device": subject.device.type,
         "text": hashlib.sha256(b"" if features is None else features.tobytes()).hexdigest(),
     }
     key = fingerprint(record, watched.sampling, grids, prompts, seed, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,17 +17,28 @@ from toprovar.runtime.session import Session
 __all__ = ["ProbedScale", "probe"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Attempt:
     result: StepResult
     differences: np.ndarray
     source: ProbedScale
+    unconditional: Unconditional
 
     def next_differences(self) -> np.ndarray:
         """Those of the next scale, computed densely after this attempt."""
+        return self._following.differences
+
+    def picture(self) -> np.ndarray:
+        """The image with all later scales computed densely, float32 [3, height, width] in [-1, 1]."""
+        if self.source.last:
+            return self.source.backend.decode(self.result.state)[0]
+        return self._following.picture()
+
+    @functools.cached_property
+    def _following(self) -> _Attempt:
         following = self.source.at(self.source.scale + 1, self.result.state)
         every = (following.tokens,) * following.backend.model.layers
-        return following.attempt(every).differences
+        return following.attempt(every, self.unconditional)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class ProbedScale:
             unconditional,
         )
         result, differences = self.backend.probe(self.state, controls)
-        return _Attempt(result, differences[0], self)
+        return _Attempt(result, differences[0], self, unconditional)
 
 
 def probe(session: Session, backend: TorchBackend, prompt: str, seed: int) -> Iterator[ProbedScale]:

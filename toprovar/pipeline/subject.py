@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
+import torch
 
 from toprovar.calibration.policies.dense import dense_plan
 from toprovar.calibration.policy import Task
@@ -36,12 +37,14 @@ class Subject:
         text: its text encoder.
         record: its facts.
         grids: token grids, coarse to fine.
+        device: where the model itself runs: the first NVIDIA GPU, or the CPU.
     """
 
     loaded: LoadedModel
     text: TextEncoder
     record: ModelRecord
     grids: Schedule
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
     def open(
@@ -82,7 +85,7 @@ class Subject:
         pruning = Pruning(ranking.selector, ranking.observers, restoration)
         config = self.loaded.backbone.config
         constants = scale_constants(self.grids, config.head_dim, self.loaded.latent_grids(self.grids))
-        constants["unconditional"] = self.loaded.backbone.cfg_uncond.detach().float().numpy()
+        constants["unconditional"] = self.loaded.backbone.cfg_uncond.detach().float().cpu().numpy()
         empty = np.zeros((len(self.grids), 0, config.heads), np.float32)
         constants["entropy_mean"] = np.asarray(ranking.mean, np.float32) if ranking.observers else empty
         constants["entropy_deviation"] = np.asarray(ranking.deviation, np.float32) if ranking.observers else empty
@@ -94,11 +97,20 @@ class Subject:
         restoration: Restoration = "identity",
         reuses_guidance: bool = False,
         observer: Observer | None = None,
+        device: torch.device | None = None,
     ) -> TorchBackend:
-        """The model itself, for plans with this ranking and restoration."""
+        """The model itself, for plans with this ranking and restoration; on the subject's device unless told."""
         pruning = Pruning(ranking.selector, ranking.observers, restoration, reuses_guidance)
         constants = self.constants(ranking, restoration)
-        return TorchBackend(self.record, self.grids, constants, self.loaded, pruning, observer)
+        return TorchBackend(
+            self.record,
+            self.grids,
+            constants,
+            self.loaded,
+            pruning,
+            observer,
+            self.device if device is None else device,
+        )
 
     def session(self, backend: Backend, plan: SparsityPlan | None = None) -> Session:
         """A session with the model's own defaults of sampling; dense without a plan."""

@@ -27,9 +27,12 @@ _VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "late scales reuse guidance": ("toprovar", {"guidance": "reused"}),
     "the last scale alone omits guidance": ("toprovar", {"spared": 1}),
     "search": ("toprovar_search", {}),
-    "search, greedy": ("toprovar_search", {"order": "greedy"}),
-    "search, layers alike": ("toprovar_search", {"layers": False}),
-    "search, whole layers only": ("toprovar_search", {"tokens": False}),
+    "search, tokens at random": ("toprovar_search", {"selector": "random"}),
+    "search, passed through, not restored": ("toprovar_search", {"restoration": "identity"}),
+    "search, layers apart": ("toprovar_search", {"layers": True}),
+    "search, greedy": ("toprovar_search", {"layers": True, "order": "greedy"}),
+    "search, whole scales only": ("toprovar_search", {"tokens": False}),
+    "search, reused guidance": ("toprovar_search", {"guidance": "reused"}),
     "search, full guidance": ("toprovar_search", {"guidance": "full"}),
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from toprovar import __version__
@@ -72,7 +73,7 @@ def run_study(
         "question": study.question,
         "caption": finding.answer + (_FEW if limit is not None and limit < _ENOUGH else ""),
         "command": " ".join(["toprovar study", name, *options]),
-        "machine": describe_processor(),
+        "machine": _machine(backend, subject),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "toprovar": __version__,
         "rows": [dict(row) for row in finding.rows],
@@ -81,6 +82,15 @@ def run_study(
     (output / f"{name}.png").write_bytes(picture)
     write_text(output / f"{name}.json", json.dumps(made, indent=1, allow_nan=False))
     return made
+
+
+def _machine(backend: str, subject: Subject) -> str:
+    """What drew the images, and the GPU where the model itself ran on one."""
+    processor = describe_processor()
+    if subject.device.type != "cuda":
+        return processor
+    gpu = torch.cuda.get_device_name(subject.device)
+    return f"{gpu} (images: PyTorch, fp32)" if backend == "torch" else f"{processor}; calibration on {gpu}"
 
 
 def print_study(made: Mapping[str, Any]) -> None:

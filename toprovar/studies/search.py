@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from toprovar.calibration.policies.toprovar_search import POLICY
-from toprovar.calibration.sensitivity import bernoulli_divergence
+from toprovar.calibration.policies.toprovar_search import POLICY, predicted_error
+from toprovar.calibration.sensitivity import picture_error
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import figure
@@ -25,23 +25,25 @@ __all__ = ["STUDY", "Search", "Tried", "predicted", "rows_of", "words"]
 _TARGET = 0.4
 _PROMPTS = 12
 _VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    "joint": ("toprovar_search", {"guidance": "full"}),
-    "greedy": ("toprovar_search", {"guidance": "full", "order": "greedy"}),
-    "formula": ("toprovar", {"scale": False, "restoration": POLICY.restoration}),
+    "search": ("toprovar_search", {"guidance": "full"}),
+    "layers apart": ("toprovar_search", {"guidance": "full", "layers": True}),
+    "greedy": ("toprovar_search", {"guidance": "full", "layers": True, "order": "greedy"}),
+    "formula": ("toprovar", {"scale": False, "guidance": "full", "restoration": POLICY.restoration}),
 }
 """Alike but for how they divide the budget: full guidance, one restoration, no depth rule."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """One plan. Divergences are means over bits in nats, 0 at a scale that nothing is left out of.
+    """One plan. Errors are mean squared differences of finished pictures over the square of their range.
 
     Attributes:
         name: of the variant.
         plan: the plan.
-        expected: by scale, what the sensitivities add up to.
-        alone: [prompts, scales], each scale pruned after a dense past.
-        running: [prompts, scales], each scale after the pruned ones before it.
+        expected: by scale, what the sensitivities foretell; 0 where nothing is left out.
+        alone: [prompts, scales], the scale pruned and all others dense.
+        running: [prompts, scales], what the scale adds to the error when those before it are pruned, too, and those
+            after it dense.
         run: its pictures.
     """
 
@@ -54,12 +56,12 @@ class Tried:
 
 
 class Search(Study):
-    """Greedy against joint."""
+    """Greedy against the search's."""
 
     title = "What the search gains, and how far it can be trusted"
     question = (
-        f"At {_TARGET:.0%} of the FLOPs: is a plan that weighs all scales and layers jointly better than a greedy one "
-        "and than the formula? It adds damages up as if they were independent: how far is that from what is measured?"
+        f"At {_TARGET:.0%} of the FLOPs: is a plan that weighs scales by the picture better than one that tells layers "
+        "apart, than a greedy one and than the formula? All add errors up: how far is that from what is measured?"
     )
 
     def run(self, laboratory: Laboratory, limit: int | None) -> Finding:
@@ -78,7 +80,7 @@ class Search(Study):
             measured = []
             for index, prompt in enumerate(probed):
                 measured.append(_measured(begin(prompt.text, index), plan))
-                laboratory.stages.progress(f"{name}, logits", index + 1, len(probed))
+                laboratory.stages.progress(f"{name}, scale by scale", index + 1, len(probed))
             alone, running = (np.array(values) for values in zip(*measured, strict=True))
             run = laboratory.run(name, plan, prompts)
             tried.append(Tried(name, plan, predicted(stats, plan), alone, running, run))
@@ -87,37 +89,34 @@ class Search(Study):
 
 
 def _measured(trials: Iterable[ProbedScale], plan: SparsityPlan) -> tuple[list[float], list[float]]:
-    """Divergences by scale: each alone, and with what was pruned before it."""
+    """Errors by scale: each alone, and what it adds to what was pruned before it."""
     alone, running = [], []
     past: State | None = None
+    picture: np.ndarray | None = None
+    before = 0.0
     for trial in trials:
         kept = plan.kept(trial.scale)
-        dense = trial.attempt((trial.tokens,) * plan.layers).differences
         if past is None and plan.scales[trial.scale].is_dense:
             alone.append(0.0)
             running.append(0.0)
             continue
+        if picture is None:
+            picture = trial.attempt((trial.tokens,) * plan.layers).picture()
         pruned = trial.attempt(kept)
         own = pruned if past is None else trial.at(trial.scale, past).attempt(kept)
-        alone.append(bernoulli_divergence(dense, pruned.differences))
-        running.append(bernoulli_divergence(dense, own.differences))
-        past = own.result.state
+        total = picture_error(own.picture(), picture)
+        alone.append(picture_error(pruned.picture(), picture))
+        running.append(total - before)
+        past, before = own.result.state, total
     return alone, running
 
 
 def predicted(stats: CalibrationStats, plan: SparsityPlan) -> list[float]:
-    """What each scale's layers lose by the sensitivities, as if they were independent; linear between shares.
-
-    The search also counts the next scale's loss; here each scale answers for itself.
-    """
-    damages = []
-    for scale, own in zip(stats.scales, plan.scales, strict=True):
-        damage = 0.0
-        for layer, kept in zip(scale.layers, own.kept, strict=True):
-            shares, losses = zip(*sorted([(1.0, 0.0), *((one.kept, one.kl) for one in layer.sensitivity)]), strict=True)
-            damage += float(np.interp(kept / own.tokens, shares, losses))
-        damages.append(damage)
-    return damages
+    """What each scale loses by the sensitivities, as if scales were independent."""
+    return [
+        predicted_error(scale, [kept / own.tokens for kept in own.kept])
+        for scale, own in zip(stats.scales, plan.scales, strict=True)
+    ]
 
 
 def rows_of(tried: Sequence[Tried]) -> tuple[Row, ...]:
@@ -177,32 +176,36 @@ def _short(value: float) -> float:
 def words(tried: Sequence[Tried]) -> str:
     """The gaps between the plans, then how far predictions hold."""
     named = {one.name: one for one in tried}
-    joint = named.get("joint")
-    if joint is None:
-        return f"No answer: {_TARGET:.0%} of the FLOPs is out of reach of the joint search."
+    base = named.get("search")
+    if base is None:
+        return f"No answer: {_TARGET:.0%} of the FLOPs is out of the search's reach."
     parts = []
-    for name in ("greedy", "formula"):
+    for name in (name for name in _VARIANTS if name != "search"):
         other = named.get(name)
         if other is None:
             parts.append(f"{name}: {_TARGET:.0%} of the FLOPs is out of its reach.")
             continue
-        gap = bootstrap([a - b for a, b in zip(joint.run.values("psnr"), other.run.values("psnr"), strict=True)])
-        lost = bootstrap((other.running.sum(1) - joint.running.sum(1)).tolist())
+        gap = bootstrap([a - b for a, b in zip(base.run.values("psnr"), other.run.values("psnr"), strict=True)])
+        lost = bootstrap((other.running.sum(1) - base.running.sum(1)).tolist())
         if gap.low > 0:
-            said = f"Yes, joint is better than {name}"
+            said = f"Yes, the search is better than {name}"
         else:
-            said = f"No, joint is worse than {name}" if gap.high < 0 else f"No, joint and {name} cannot be told apart"
-        foreseen = sum(other.expected) / max(sum(joint.expected), 1e-300) - 1
+            said = (
+                f"No, the search is worse than {name}"
+                if gap.high < 0
+                else f"No, the search and {name} cannot be told apart"
+            )
+        foreseen = sum(other.expected) / max(sum(base.expected), 1e-300) - 1
         parts.append(
-            f"{said}: by {gap} dB over {len(joint.run.outcomes)} prompts; {name} is predicted to lose "
+            f"{said}: by {gap} dB over {len(base.run.outcomes)} prompts; {name} is predicted to lose "
             f"{abs(foreseen):.1%} {'more' if foreseen >= 0 else 'less'}, and its measured loss is {lost.mean:+.3g} "
-            f"[{lost.low:+.3g}, {lost.high:+.3g}] nats a bit against joint."
+            f"[{lost.low:+.3g}, {lost.high:+.3g}] against the search's."
         )
-    ratio = float(joint.alone.sum(1).mean()) / max(sum(joint.expected), 1e-300)
-    compound = float(joint.running.sum(1).mean()) / max(float(joint.alone.sum(1).mean()), 1e-300)
+    ratio = float(base.alone.sum(1).mean()) / max(sum(base.expected), 1e-300)
+    compound = float(base.running.sum(1).mean()) / max(float(base.alone.sum(1).mean()), 1e-300)
     parts.append(
-        f"Of the joint plan, scales pruned alone lose {ratio:.2f} times what was predicted, and in one go "
-        f"{compound:.2f} times what they lose alone ({len(joint.alone)} prompts)."
+        f"Of the search's plan, scales pruned alone lose {ratio:.2f} times what was predicted, and in one go "
+        f"{compound:.2f} times what they lose alone ({len(base.alone)} prompts)."
     )
     return " ".join(parts)
 
@@ -220,7 +223,7 @@ def _draw(tried: Sequence[Tried]) -> Figure:
             axis.bar(places, values[index, pruned], 0.25, color=colour, label=label)
         axis.set_xticks(range(len(pruned)), [str(scale + 1) for scale in pruned])
         axis.set(title=one.name, xlabel="scale", ylim=(0, 1.05 * top or 1))
-    axes[0, 0].set_ylabel("divergence, nats a bit")
+    axes[0, 0].set_ylabel("error of the picture")
     axes[0, 0].legend(fontsize=8)
     for place, one in enumerate(tried):
         near = bootstrap(one.run.values("psnr"))

@@ -23,7 +23,7 @@ from toprovar.evaluation.report.write import SECTIONS
 from toprovar.extensions import SELECTORS
 from toprovar.plan import DepthRule, Ranking, ScalePlan, SparsityPlan
 from toprovar.runtime.backends.base import Controls
-from toprovar.stats import CalibrationStats
+from toprovar.stats import CalibrationStats, ScaleSensitivity
 
 from .painter import open_painter
 
@@ -189,6 +189,16 @@ def test_without_sensitivities(material: Material, stats: CalibrationStats) -> N
     section = sensitivity.make(dataclasses.replace(material, stats=dataclasses.replace(stats, scales=scales)))
     assert section.pictures == ()
     assert "Not measured" in section.notes[0]
+
+
+def test_whole_scales_are_told_in_decibels(material: Material, stats: CalibrationStats) -> None:
+    measured = ScaleSensitivity(0.5, 0.1, 0.1, None, 1e-4), ScaleSensitivity(0.0, 0.2, 0.2, None, 1e-3)
+    scales = (*stats.scales[:-1], dataclasses.replace(stats.scales[-1], sensitivity=measured))
+    section = sensitivity.make(dataclasses.replace(material, stats=dataclasses.replace(stats, scales=scales)))
+    whole, guidance = section.tables
+    assert whole.header == ("scale", "50% kept, dB", "left out, dB")
+    assert whole.rows == (("2", "40.0", "30.0"),)
+    assert guidance.rows[0] == ("0", "1.25e-01", "15.1")
 
 
 def test_sensitivities_of_zero(stats: CalibrationStats) -> None:
