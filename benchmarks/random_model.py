@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +19,9 @@ from toprovar.models.loader import Defaults, LoadedModel
 from toprovar.models.schedules import Schedule
 from toprovar.plan import Ranking
 
-__all__ = ["SIZES", "RandomModel", "make_model"]
+__all__ = ["SIZES", "RandomModel", "RandomText", "make_model"]
 
+_TEXT_VALUES = 4096
 _VAE_16 = (128, 256, 512, 512, 512)
 
 
@@ -75,7 +78,8 @@ def make_model(name: str, device: str, dtype: torch.dtype, seed: int = 0) -> Ran
     with torch.device("meta"):
         backbone, vae = Infinity(size.transformer), BSQVAE(size.vae)
     backbone = _filled(backbone.to(dtype), device)
-    vae = _filled(vae, device)
+    # On the host, as a checkpoint's: the runtime takes the decoder's tensors in its own precision.
+    vae = _filled(vae, device).cpu()
     patchify = size.transformer.code_bits != size.vae.bits
     defaults = Defaults(3.0, size.temperature)
     loaded = LoadedModel(
@@ -83,6 +87,29 @@ def make_model(name: str, device: str, dtype: torch.dtype, seed: int = 0) -> Ran
     )
     grids = loaded.schedule()
     return RandomModel(loaded, grids, loaded.record(grids))
+
+
+class RandomText:
+    """A text encoder of random features (`toprovar.models.text.TextEncoder`): one token a word, whatever it is.
+
+    Args:
+        channels: channels of a text token.
+        max_tokens: text tokens at most.
+    """
+
+    kind: Literal["words"] = "words"
+
+    def __init__(self, channels: int, max_tokens: int) -> None:
+        self.channels, self.max_tokens = channels, max_tokens
+        self.module: nn.Module = nn.Embedding(_TEXT_VALUES, channels)
+
+    def token_ids(self, prompt: str) -> list[int]:
+        """A number for each word."""
+        return [zlib.crc32(word.encode()) % _TEXT_VALUES for word in prompt.split()][: self.max_tokens]
+
+    def files(self) -> Mapping[str, bytes]:
+        """Nothing."""
+        return {}
 
 
 @torch.no_grad()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from toprovar.evaluation.bootstrap import bootstrap
-from toprovar.evaluation.fidelity import psnr
 
 
 def test_an_interval_holds_the_mean_and_is_as_wide_as_theory_says() -> None:
@@ -30,10 +27,3 @@ def test_groups_count_alike_whatever_their_size() -> None:
 def test_nothing_to_resample(values: list[float], groups: list[str] | None) -> None:
     with pytest.raises(ValueError, match="expected as many, and one at least"):
         bootstrap(values, groups)
-
-
-def test_psnr() -> None:
-    image = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8)).astype(np.float32)
-    assert math.isinf(psnr(image, image))
-    assert psnr(np.ones((3, 2, 2)), -np.ones((3, 2, 2))) == pytest.approx(0)
-    assert psnr(image, image + 0.02) == pytest.approx(40, abs=1e-3)

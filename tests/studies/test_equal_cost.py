@@ -25,8 +25,8 @@ def test_the_best_of_ours_is_held_against_dense_and_every_peer() -> None:
     }
     said = words(runs, DENSE)
     assert said.startswith("toprovar_search: score against dense 0.000 [0.000, 0.000] over 20 prompts, within 0.01")
-    assert "44.0 dB to dense and 2.00 times as fast" in said
-    assert "Against fastvar: +14.0 dB [+14.0, +14.0], score +0.400" in said
+    assert "44.0 dB to dense (44.0 by the mean error) and 2.00 times as fast" in said
+    assert "Against fastvar: +14.0 dB [+14.0, +14.0] (+14.0 by the mean error), score +0.400" in said
     assert "(which took 52% of the FLOPs on these prompts)" in said
     assert said.endswith("No peer is better in both.")
 

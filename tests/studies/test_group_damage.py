@@ -6,19 +6,19 @@ import pytest
 from toprovar.calibration.ranking import entropy_ranking
 from toprovar.calibration.sensitivity import bernoulli_divergence, token_divergence
 from toprovar.studies.damage import BEFORE, rankings_of, words
-from toprovar.studies.group_damage import CHANCE, GroupDamage, Prune, interval_of, measured, pruning_of, table
+from toprovar.studies.group_damage import CHANCE, GroupDamage, Prune, Pruned, interval_of, measured, pruning_of, table
 from toprovar.studies.laboratory import Laboratory
 
 TOKENS = 64
 
 
 def pruning(worth: np.ndarray, shared: float = 0.0) -> Prune:
-    """A token that is left out loses what it is worth, and every token a share of it."""
+    """A token that is left out loses what it is worth, every token a share of it, and the picture, too."""
 
-    def prune(members: np.ndarray) -> np.ndarray:
+    def prune(members: np.ndarray) -> Pruned:
         loss = np.full(len(worth), shared * worth[members].sum())
         loss[members] += worth[members]
-        return loss
+        return Pruned(loss, lambda: float(worth[members].sum()) / 1e4)
 
     return prune
 
@@ -42,8 +42,9 @@ def test_a_perfect_ranking_has_a_correlation_of_1(worth: np.ndarray) -> None:
         assert one.value("single", "perfect") > 0.95
         assert one.value("single", "reversed") < -0.95
         assert one.value("single", "same for all") == 0
-        assert one.value("half", "perfect") < 1 < one.value("half", "reversed")
-        assert one.value("half", CHANCE) == 1
+        for measure in ("half", "picture"):
+            assert one.value(measure, "perfect") < 1 < one.value(measure, "reversed")
+            assert one.value(measure, CHANCE) == 1
 
 
 def test_chance_has_none(worth: np.ndarray) -> None:
@@ -57,9 +58,9 @@ def test_chance_has_none(worth: np.ndarray) -> None:
 def test_every_token_is_left_out_once_by_each_ranking(worth: np.ndarray) -> None:
     asked: list[np.ndarray] = []
 
-    def prune(members: np.ndarray) -> np.ndarray:
+    def prune(members: np.ndarray) -> Pruned:
         asked.append(members)
-        return np.ones(TOKENS)
+        return Pruned(np.ones(TOKENS), lambda: 0.0)
 
     measured(prune, 3, {"one": worth}, 0, groups=16)
     assert len(asked) == 2 * (16 + 1)
@@ -75,8 +76,8 @@ def test_a_scale_with_fewer_tokens_than_groups(worth: np.ndarray) -> None:
 
 
 def test_no_damage_is_no_correlation() -> None:
-    one = measured(lambda members: np.zeros(TOKENS), 0, {"any": np.arange(TOKENS)}, 0)
-    assert [one.value(measure, "any") for measure in ("own", "every", "single", "half")] == [0, 0, 0, 1]
+    one = measured(lambda members: Pruned(np.zeros(TOKENS), lambda: 0.0), 0, {"any": np.arange(TOKENS)}, 0)
+    assert [one.value(measure, "any") for measure in ("own", "every", "single", "half", "picture")] == [0, 0, 0, 1, 1]
 
 
 def test_table_has_every_scale_and_their_mean(worth: np.ndarray) -> None:
@@ -91,9 +92,11 @@ def test_table_has_every_scale_and_their_mean(worth: np.ndarray) -> None:
 def test_words_say_yes_no_and_what_is_better(worth: np.ndarray) -> None:
     assert words(made_up(8, {BEFORE: -worth}, worth)).startswith("Yes:")
     assert "No other statistic predicts better." in words(made_up(8, {BEFORE: -worth}, worth))
+    assert "is missed least where it can be seen" in words(made_up(8, {BEFORE: -worth}, worth))
     against = words(made_up(8, {BEFORE: worth, "better": -worth}, worth))
     assert against.startswith("No, the contrary:")
     assert "Best predicts better: 1.000 [1.000, 1.000]" in against
+    assert "it is missed more than chance's" in against
     generator = np.random.default_rng(2)
     noise = [[measured(pruning(worth), 5, {BEFORE: generator.random(TOKENS)}, seed)] for seed in range(30)]
     assert words(noise).startswith("No, not beyond chance:")
@@ -114,14 +117,16 @@ def test_what_is_left_out_of_the_model_is_the_group(laboratory: Laboratory) -> N
     for trial in laboratory.probe(entropy_ranking(laboratory.stats()))("a red circle", 0):
         if trial.scale != 4:
             continue
-        dense = trial.attempt((trial.tokens,) * layers).differences
-        prune = pruning_of(trial, dense)
+        prune = pruning_of(trial, trial.attempt((trial.tokens,) * layers))
         some, more = np.array([3, 40, 41]), np.array([3, 17, 40, 41, 60])
-        few, many = prune(some), prune(more)
+        few, many = prune(some).divergence, prune(more).divergence
         assert few[some] == pytest.approx(many[some], rel=1e-4)
         assert few[17] != pytest.approx(many[17], rel=1e-2)
         assert (few[some] > 0).all()
-        assert prune(np.array([], np.int64)) == pytest.approx(np.zeros(trial.tokens), abs=1e-9)
+        nothing = prune(np.array([], np.int64))
+        assert nothing.divergence == pytest.approx(np.zeros(trial.tokens), abs=1e-9)
+        assert nothing.picture_error() == pytest.approx(0, abs=1e-9)
+        assert prune(more).picture_error() > 1e-9
 
 
 def test_rankings_of_the_input(laboratory: Laboratory) -> None:

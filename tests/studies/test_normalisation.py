@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from toprovar.studies.group_damage import measured
+from toprovar.studies.group_damage import Pruned, measured
 from toprovar.studies.laboratory import Outcome, Run
 from toprovar.studies.normalisation import PLAIN, STANDARDISED, words
 
@@ -10,10 +10,10 @@ from toprovar.studies.normalisation import PLAIN, STANDARDISED, words
 def test_words_compare_rankings_and_pictures() -> None:
     worth = np.arange(64.0)
 
-    def prune(members: np.ndarray) -> np.ndarray:
+    def prune(members: np.ndarray) -> Pruned:
         loss = np.zeros(64)
         loss[members] = worth[members]
-        return loss
+        return Pruned(loss, lambda: float(loss.sum()))
 
     seen = [[measured(prune, 5, {STANDARDISED: -worth, PLAIN: worth}, seed)] for seed in range(8)]
     runs = {

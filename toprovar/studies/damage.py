@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from toprovar.calibration.policies.toprovar import POLICY
 from toprovar.calibration.ranking import entropy_ranking
+from toprovar.evaluation.bootstrap import Interval
 from toprovar.evaluation.report.style import figure
 from toprovar.models.selectors.structure_texture import texture
 from toprovar.pipeline.probing import ProbedScale
@@ -28,6 +29,7 @@ _LATE = 4
 """Scales that are looked at, from the last."""
 _PROMPTS = 12
 _WEAK = 0.3
+_PICTURE = "picture error of half at once, over chance"
 
 
 class Damage(Study):
@@ -61,7 +63,7 @@ def _of_prompt(laboratory: Laboratory, text: str, seed: int) -> Iterator[GroupDa
             if entropy is None:
                 raise ValueError("expected a scale that was observed")
             rankings = rankings_of(trial) | {OWN: entropy[0], _CHANGE: other.state.prior[0]}
-            yield measured(pruning_of(trial, dense.differences), trial.scale, rankings, seed)
+            yield measured(pruning_of(trial, dense), trial.scale, rankings, seed)
 
 
 def rankings_of(trial: ProbedScale) -> dict[str, np.ndarray]:
@@ -81,6 +83,7 @@ def words(prompts: Sequence[Sequence[GroupDamage]]) -> str:
     names = [name for name in prompts[0][0].own if name != CHANCE]
     means = {name: interval_of(prompts, "own", name) for name in names}
     before, half = means[BEFORE], interval_of(prompts, "half", BEFORE)
+    pictures = interval_of(prompts, "picture", BEFORE)
     if before.low > 0:
         said = "Yes" if before.mean >= _WEAK else "Yes, but weakly"
     else:
@@ -91,7 +94,9 @@ def words(prompts: Sequence[Sequence[GroupDamage]]) -> str:
         f"{len(prompts[0])} scales and {len(prompts)} prompts (chance: {interval_of(prompts, 'own', CHANCE)}; over "
         f"single tokens {interval_of(prompts, 'single', BEFORE)}; damage to all tokens "
         f"{interval_of(prompts, 'every', BEFORE)}). Leaving out the half that it prunes first, all at once, does "
-        f"{half} times the damage of a half by chance (restoration: {POLICY.restoration})."
+        f"{half} times the damage of a half by chance (restoration: {POLICY.restoration}). The finished picture, "
+        f"whose later scales mend what they can, errs {pictures} times as much as with a half by chance"
+        f"{_seen(pictures)}."
     )
     if best == BEFORE:
         return f"{answer} No other statistic predicts better."
@@ -99,17 +104,25 @@ def words(prompts: Sequence[Sequence[GroupDamage]]) -> str:
     sure = "" if gain.low > 0 else ", which may be chance"
     return (
         f"{answer} Best predicts {best}: {means[best]}, by {gain} more{sure}; the half that it prunes first does "
-        f"{interval_of(prompts, 'half', best)} times the damage of chance."
+        f"{interval_of(prompts, 'half', best)} times the damage of chance, and the picture errs "
+        f"{interval_of(prompts, 'picture', best)} times as much."
     )
+
+
+def _seen(pictures: Interval) -> str:
+    if pictures.high < 1:
+        return ": what this ranking prunes first is missed least where it can be seen"
+    return ": it is missed more than chance's" if pictures.low > 1 else ", which may be chance"
 
 
 def draw(prompts: Sequence[Sequence[GroupDamage]], rows: Sequence[Row]) -> Figure:
     """Damage over rank by scale, and the correlations with their intervals."""
     names = list(prompts[0][0].own)
     scales = [one.scale for one in prompts[0]]
-    made, axes = figure(3.0 + 0.22 * len(names), 2, len(scales), height_ratios=[2.2, 0.22 * len(names) + 0.4])
+    bars = 0.22 * len(names) + 0.4
+    made, axes = figure(3.4 + 0.44 * len(names), 3, len(scales), height_ratios=[2.2, bars, bars])
     for place, scale in enumerate(scales):
-        above, below = axes[0, place], axes[1, place]
+        above, below, seen = axes[0, place], axes[1, place], axes[2, place]
         for index, name in enumerate(names):
             colour = "0.6" if name == CHANCE else f"C{index}"
             curves = np.array([own[place].own[name] / max(own[place].own[name].mean(), 1e-30) for own in prompts])
@@ -119,13 +132,19 @@ def draw(prompts: Sequence[Sequence[GroupDamage]], rows: Sequence[Row]) -> Figur
             low, high = (float(row[f"Spearman, pruned tokens: {end}"] or 0) for end in ("from", "to"))
             below.plot([low, high], [index, index], color=colour, linewidth=1.8)
             below.plot(float(row["Spearman, pruned tokens"] or 0), index, "o", color=colour, markersize=4)
+            low, high = (float(row[f"{_PICTURE}: {end}"] or 0) for end in ("from", "to"))
+            seen.plot([low, high], [index, index], color=colour, linewidth=1.8)
+            seen.plot(float(row[_PICTURE] or 0), index, "o", color=colour, markersize=4)
         above.axhline(1, color="0.8", linewidth=0.8, zorder=0)
         above.set(title=f"scale {scale + 1}", xlim=(0, 1))
         above.set_xticks([0.05, 0.95], ["kept longest", "pruned first"])
         above.sharey(axes[0, 0])
         below.axvline(0, color="0.5", linestyle=":")
         below.set(xlabel="Spearman with damage", xlim=(-1.05, 1.05), ylim=(len(names) - 0.5, -0.5))
-        below.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
+        seen.axvline(1, color="0.5", linestyle=":")
+        seen.set(xlabel="picture error, chance = 1", ylim=(len(names) - 0.5, -0.5))
+        for axis in (below, seen):
+            axis.set_yticks(range(len(names)), names if place == 0 else [""] * len(names))
     axes[0, 0].set_ylabel("damage to the pruned tokens,\nmean of the scale = 1")
     return made
 

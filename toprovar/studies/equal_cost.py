@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
+from toprovar.evaluation.fidelity import pooled_psnr
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.extensions import POLICIES
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.laboratory import Laboratory, Run
-from toprovar.studies.pareto import compared
+from toprovar.studies.pareto import POOLED, compared
 
 __all__ = ["STUDY", "EqualCost", "words"]
 
@@ -58,7 +59,8 @@ def words(runs: Mapping[str, Run], dense: Run) -> str:
     said = "within" if lost.mean >= -_WITHIN else "not within"
     parts = [
         f"{best}: score against dense {lost} over {len(own.outcomes)} prompts, {said} {_WITHIN:g} of it; "
-        f"{bootstrap(own.values('psnr')).mean:.1f} dB to dense and {ratio:.2f} times as fast."
+        f"{own.mean('psnr'):.1f} dB to dense ({pooled_psnr(own.values('psnr')):.1f} by the mean error) and "
+        f"{ratio:.2f} times as fast."
     ]
     better = []
     for name, other in runs.items():
@@ -67,7 +69,8 @@ def words(runs: Mapping[str, Run], dense: Run) -> str:
         nearer = bootstrap(_differences(own, other, "psnr"))
         score = bootstrap(_differences(own, other, "passed"), own.categories)
         parts.append(
-            f"Against {name}: {nearer.mean:+.1f} dB [{nearer.low:+.1f}, {nearer.high:+.1f}], score "
+            f"Against {name}: {nearer.mean:+.1f} dB [{nearer.low:+.1f}, {nearer.high:+.1f}] "
+            f"({pooled_psnr(own.values('psnr')) - pooled_psnr(other.values('psnr')):+.1f} by the mean error), score "
             f"{score.mean:+.3f} [{score.low:+.3f}, {score.high:+.3f}]{_unequal(other)}."
         )
         if nearer.mean < 0 and score.mean < 0:
@@ -88,9 +91,10 @@ def _differences(run: Run, base: Run, name: str) -> list[float]:
 
 def _draw(rows: Sequence[Row]) -> Figure:
     sparse = sorted(rows[1:], key=lambda row: float(row["PSNR to dense, dB"] or 0))
-    made, axes = figure(0.32 * len(sparse) + 1.0, 1, 3, sharey=True)
+    made, axes = figure(0.32 * len(sparse) + 1.0, 1, 4, sharey=True)
     panels = (
         ("PSNR to dense, dB", "PSNR from", "PSNR to"),
+        (POOLED, None, None),
         ("score against dense", "from", "to"),
         ("times faster", None, None),
     )
@@ -101,7 +105,7 @@ def _draw(rows: Sequence[Row]) -> Figure:
                 axis.plot([float(row[low] or 0), float(row[high] or 0)], [place, place], color=colour, linewidth=1.5)
             axis.plot(float(row[column] or 0), place, "o", color=colour)
         axis.set(xlabel=column)
-    axes[0, 1].axvline(0, color="0.5", linestyle=":")
+    axes[0, 2].axvline(0, color="0.5", linestyle=":")
     axes[0, 0].set_yticks(range(len(sparse)), [str(row["plan"]) for row in sparse])
     return made
 

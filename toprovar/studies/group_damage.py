@@ -4,7 +4,7 @@ The tokens of a scale are parted into groups of equal size by their place in a r
 left out in all layers; then the half that the ranking would prune first, at once. Lost is the Kullback-Leibler
 divergence of the bits' distributions from dense to pruned, in nats a bit: of the pruned tokens themselves, and of
 all tokens of the scale, which the pruned ones no longer inform. The past is dense, and prompt and noise are the same
-throughout.
+throughout. What bits lose, later scales may mend: of the half, the error of the finished picture is taken, too.
 
 A ranking supposes that its first group loses most. So its Spearman correlation is that of the reversed place with
 the loss over the groups of one prompt and scale: 1 if the ranking is right throughout, 0 if it is no better than
@@ -18,20 +18,34 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from toprovar.calibration.sensitivity import token_divergence
+from toprovar.calibration.sensitivity import Attempt, picture_error, token_divergence
 from toprovar.evaluation.bootstrap import Interval, bootstrap
 from toprovar.pipeline.probing import ProbedScale
 from toprovar.studies.base import Row
 from toprovar.studies.correlation import spearman
 
-__all__ = ["CHANCE", "GROUPS", "GroupDamage", "Prune", "interval_of", "measured", "pruning_of", "table"]
+__all__ = ["CHANCE", "GROUPS", "GroupDamage", "Prune", "Pruned", "interval_of", "measured", "pruning_of", "table"]
 
 GROUPS = 16
 CHANCE = "chance"
 """Name of the ranking that every other has to beat."""
 
-Prune = Callable[[np.ndarray], np.ndarray]
-"""Leaves tokens out, given by their places [members]; returns the divergence of every token [tokens]."""
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A scale without some of its tokens.
+
+    Attributes:
+        divergence: of every token's bits from dense, [tokens].
+        picture_error: error of the picture that the later scales, computed densely, make of it.
+    """
+
+    divergence: np.ndarray
+    picture_error: Callable[[], float]
+
+
+Prune = Callable[[np.ndarray], Pruned]
+"""Leaves tokens out, given by their places [members]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +58,7 @@ class GroupDamage:
         every: mean divergence of all tokens, [groups].
         single: Spearman correlation over single tokens, each left out in a group that chance made.
         half: mean divergence of all tokens when the half that is pruned first is left out at once.
+        picture: error of the finished picture then.
     """
 
     scale: int
@@ -51,34 +66,39 @@ class GroupDamage:
     every: Mapping[str, np.ndarray]
     single: Mapping[str, float]
     half: Mapping[str, float]
+    picture: Mapping[str, float]
 
     def value(self, measure: str, name: str) -> float:
-        """One figure of a ranking: ``own``, ``every``, ``single`` or ``half``.
+        """One figure of a ranking: ``own``, ``every``, ``single``, ``half`` or ``picture``.
 
         ``half`` is over that of chance.
         """
         if measure == "single":
             return self.single[name]
-        if measure == "half":
-            return self.half[name] / self.half[CHANCE] if self.half[CHANCE] > 0 else 1.0
+        if measure in ("half", "picture"):
+            lost = self.half if measure == "half" else self.picture
+            return lost[name] / lost[CHANCE] if lost[CHANCE] > 0 else 1.0
         losses = (self.every if measure == "every" else self.own)[name]
         return spearman(-np.arange(len(losses)), losses)
 
 
-def pruning_of(trial: ProbedScale, dense: np.ndarray) -> Prune:
+def pruning_of(trial: ProbedScale, dense: Attempt) -> Prune:
     """Leaves tokens out of a scale in all layers.
 
     Args:
         trial: the scale; its ranking must be one that keeps the order it is given.
-        dense: logit differences of the dense scale, [tokens, bits].
+        dense: the scale with all of its tokens.
     """
+    picture = dense.picture()
 
-    def prune(members: np.ndarray) -> np.ndarray:
+    def prune(members: np.ndarray) -> Pruned:
         prior = np.zeros((1, trial.tokens), np.float32)
         prior[0, members] = 1
         sorted_last = replace(trial, state=replace(trial.state, prior=prior))
         kept = (trial.tokens - len(members),) * trial.backend.model.layers
-        return token_divergence(dense, sorted_last.attempt(kept).differences)
+        attempt = sorted_last.attempt(kept)
+        divergence = token_divergence(dense.differences, attempt.differences)
+        return Pruned(divergence, lambda: picture_error(attempt.picture(), picture))
 
     return prune
 
@@ -100,19 +120,21 @@ def measured(
     own: dict[str, np.ndarray] = {}
     every: dict[str, np.ndarray] = {}
     half: dict[str, float] = {}
+    picture: dict[str, float] = {}
     alone = np.zeros(tokens)
     for name, values in {**rankings, CHANCE: chance}.items():
         order = np.argsort(values, kind="stable")
         parts = np.array_split(order, min(groups, tokens))
-        losses = [prune(part) for part in parts]
+        losses = [prune(part).divergence for part in parts]
         own[name] = np.array([loss[part].mean() for loss, part in zip(losses, parts, strict=True)])
         every[name] = np.array([loss.mean() for loss in losses])
-        half[name] = float(prune(order[tokens - tokens // 2 :]).mean())
+        at_once = prune(order[tokens - tokens // 2 :])
+        half[name], picture[name] = float(at_once.divergence.mean()), at_once.picture_error()
         if name == CHANCE:
             for loss, part in zip(losses, parts, strict=True):
                 alone[part] = loss[part]
     single = {name: spearman(-np.asarray(values), alone) for name, values in {**rankings, CHANCE: chance}.items()}
-    return GroupDamage(scale, own, every, single, half)
+    return GroupDamage(scale, own, every, single, half, picture)
 
 
 def interval_of(
@@ -168,4 +190,5 @@ _LABELS = {
     "every": "Spearman, all tokens",
     "single": "Spearman, token by token",
     "half": "damage of half at once, over chance",
+    "picture": "picture error of half at once, over chance",
 }

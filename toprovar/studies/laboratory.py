@@ -17,9 +17,9 @@ from toprovar.calibration.prompts import GENERAL_PROMPTS
 from toprovar.cost import plan_share
 from toprovar.errors import UsageError
 from toprovar.evaluation.fidelity import MOST_PSNR, psnr
-from toprovar.extensions import POLICIES, SUITES
+from toprovar.extensions import BUILDS, POLICIES, SUITES
+from toprovar.pipeline.builds.base import Build
 from toprovar.pipeline.calibrating import calibrated
-from toprovar.pipeline.graphs import GraphStore
 from toprovar.pipeline.probing import ProbedScale, probe
 from toprovar.pipeline.subject import Subject
 from toprovar.plan import Ranking, SparsityPlan
@@ -89,7 +89,7 @@ class Laboratory:
         suite: name of the suite that judges.
         seed: of the calibration.
         prompts: calibration prompts; the model's own if None.
-        backend: engine that draws, ``onnxruntime`` or ``torch``, which needs no export.
+        backend: engine that draws, ``onnxruntime`` or ``torch``, which needs no export; both in fp32.
     """
 
     subject: Subject
@@ -105,7 +105,12 @@ class Laboratory:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.store = GraphStore(self.subject, self.folder / "graphs", self.stages)
+        # Two, since a build may keep one engine at a time, and dense images are asked for all along.
+        self._sparse, self._dense = (self._build(self.folder / name) for name in ("sparse", "dense"))
+
+    def _build(self, folder: Path) -> Build:
+        build: type[Build] = BUILDS.load(self.backend)
+        return build(self.subject, folder, self.stages, "fp32", portable=True)
 
     @property
     def calibration_prompts(self) -> tuple[str, ...]:
@@ -159,11 +164,8 @@ class Laboratory:
         return lambda prompt, seed: probe(session, backend, prompt, seed)
 
     def session(self, plan: SparsityPlan) -> Session:
-        """A session of a plan."""
-        if self.backend == "torch":
-            eager = self.subject.torch_backend(plan.ranking, plan.restoration, plan.pruning.reuses_guidance)
-            return self.subject.session(eager, plan)
-        return self.store.session(plan)
+        """A session of a plan; it may end the one before."""
+        return self._sparse.session(plan)
 
     def suite_prompts(self, limit: int | None = None) -> Sequence[Any]:
         """The suite's prompts, which nothing was tuned on."""
@@ -233,4 +235,4 @@ class Laboratory:
 
     @functools.cached_property
     def _dense_session(self) -> Session:
-        return self.session(self.subject.dense_plan())
+        return self._dense.session(self.subject.dense_plan())
