@@ -22,8 +22,7 @@ from toprovar.conform import to_plain
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.infinity import Infinity, InfinityConfig
-from toprovar.models.loader import Defaults, LoadedModel, build_meta, build_pair
-from toprovar.models.nano.train_transformer import CONFIG
+from toprovar.models.loader import Defaults, LoadedModel, build_meta, build_pair, load_model
 from toprovar.models.schedules import Schedule, schedule
 from toprovar.plan import DepthRule, Ranking, SparsityPlan
 from toprovar.pruning import Pruning
@@ -92,13 +91,10 @@ def golden_case(stem: Path) -> ExportCase:
 
 
 def nano_case() -> ExportCase:
-    """Nano's transformer with random weights; a decoder of its size."""
-    torch.manual_seed(0)
-    pair = Infinity(CONFIG), BSQVAE(VAEConfig(CONFIG.code_bits, (64, 64, 128, 192), (64, 64, 128, 192), 1, 3))
-    for model in pair:
-        model.eval().requires_grad_(False)
-    grids = schedule("1:1", "0.25M")
-    return ExportCase("nano", _loaded("nano", *pair), grids, Pruning("previous_scale", (3,)), CONFIG.text_max_tokens)
+    """Nano, its text encoder included."""
+    loaded = load_model("nano")
+    most = loaded.backbone.config.text_max_tokens
+    return ExportCase("nano", loaded, loaded.schedule(), Pruning("previous_scale", (3,)), most)
 
 
 def small_cases() -> Iterator[ExportCase]:

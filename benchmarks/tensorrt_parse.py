@@ -16,6 +16,7 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,27 +64,32 @@ def export(folder: Path, keys: tuple[Path, ...], golden: Path | None, small: boo
     show_default=True,
     help="Form of the plugin.",
 )
+@click.option("--only", multiple=True, help="Cases to parse; all of them if left out.")
 @click.option("--build", "built", multiple=True, help="Cases whose engines are to be built, too.")
-def parse(folder: Path, output: Path | None, plugin: str, built: tuple[str, ...]) -> None:
-    """Parse every case in FOLDER."""
+def parse(folder: Path, output: Path | None, plugin: str, only: tuple[str, ...], built: tuple[str, ...]) -> None:
+    """Parse the cases in FOLDER."""
     console = Console(stderr=True)
     report: dict[str, Any] = {}
     cases = sorted(path for path in folder.iterdir() if (path / _CASES).exists())
     if not cases:
         raise click.UsageError(f"{folder} holds no case, a folder with {_CASES}; make some with `export {folder}`")
-    if unknown := set(built) - {case.name for case in cases}:
+    if unknown := {*only, *built} - {case.name for case in cases}:
         raise click.UsageError(
             f"no case is called {', '.join(sorted(unknown))}; there is {', '.join(c.name for c in cases)}"
         )
     for case in cases:
-        report[case.name] = _parse_case(case, plugin, case.name in built, console)
-        if output is not None:
-            output.write_text(json.dumps(report, indent=1))
+        if only and case.name not in only:
+            continue
+        report[case.name] = {}
+        for graph, found in _parse_case(case, plugin, case.name in built, console):
+            report[case.name][graph] = found
+            if output is not None:
+                output.write_text(json.dumps(report, indent=1))
     if any(graph.get("failure") or graph.get("problems") for graphs in report.values() for graph in graphs.values()):
         raise SystemExit(1)
 
 
-def _parse_case(case: Path, plugin: str, build: bool, console: Console) -> dict[str, Any]:
+def _parse_case(case: Path, plugin: str, build: bool, console: Console) -> Iterator[tuple[str, dict[str, Any]]]:
     from toprovar.compiler.tensorrt.network import ParsingFailed
     from toprovar.compiler.tensorrt.parse import parse_graph
     from toprovar.engines import EngineProfile, PluginForm
@@ -94,7 +100,6 @@ def _parse_case(case: Path, plugin: str, build: bool, console: Console) -> dict[
     if not weights.exists():
         with weights.open("wb") as file:
             file.truncate(facts["weights_bytes"])
-    graphs: dict[str, Any] = {}
     for name, one in facts["graphs"].items():
         contract = Signature(
             {key: tuple(axes) for key, axes in one["inputs"].items()},
@@ -104,15 +109,15 @@ def _parse_case(case: Path, plugin: str, build: bool, console: Console) -> dict[
         try:
             path, form = case / f"{name}.onnx", cast(PluginForm, plugin)
             parsed = parse_graph(path, contract, profiles, one["plugins"], form, one["types"])
-            graphs[name] = dataclasses.asdict(parsed)
+            found = dataclasses.asdict(parsed)
         except ParsingFailed as error:
-            graphs[name] = {"failure": error.reason, "node": error.node}
+            found = {"failure": error.reason, "node": error.node}
         except Exception:  # the report goes on with the next graph
-            graphs[name] = {"failure": traceback.format_exc()}
-        if build and "failure" not in graphs[name]:
-            graphs[name]["build"] = _build(case / f"{name}.onnx", profiles, plugin)
-        _tell(console, case.name, name, graphs[name], len(profiles))
-    return graphs
+            found = {"failure": traceback.format_exc()}
+        if build and "failure" not in found:
+            found["build"] = _build(case / f"{name}.onnx", profiles, plugin)
+        _tell(console, case.name, name, found, len(profiles))
+        yield name, found
 
 
 def _build(path: Path, profiles: list[Any], plugin: str) -> dict[str, Any]:
@@ -147,7 +152,9 @@ def _tell(console: Console, case: str, graph: str, found: dict[str, Any], profil
     else:
         line = (
             f"{sum(found['layers'].values())} layers, {found['plugins']} plugins, {found['profiles']} of {profiles} "
-            f"profiles, {found['seconds']:.1f} s, {len(found['problems'])} problems {list(found['problems'][:3])}"
+            f"profiles, "
+            f"{found['seconds']:.1f} s and {found['shape_seconds']:.1f} s, "
+            f"{len(found['problems'])} problems {list(found['problems'][:3])}"
         )
     console.print(f"{case}/{graph}: {line}", markup=False, highlight=False, soft_wrap=True)
     if "build" in found:

@@ -14,6 +14,7 @@ from polygraphy.comparator.struct import IterationResult
 from polygraphy.logger import G_LOGGER
 from torch import nn
 
+from toprovar.compiler.graph_check import SMALLEST_EQUAL_BITS, GraphCheck
 from toprovar.compiler.torch_runner import TorchRunner
 from toprovar.signature import Signature
 
@@ -23,8 +24,6 @@ ABSOLUTE = 1e-3
 RELATIVE = 1e-3
 """Largest error in fp32 of any element, absolute or relative; what follows a bit is compared by its median,
 since one bit that rounding flips changes everything after it."""
-
-SMALLEST_EQUAL_BITS = 0.999
 
 _AFTER_BITS = ("next_x", "next_summed")
 
@@ -42,27 +41,6 @@ class Case:
     graph: str
     scale: int | None
     feed: Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class GraphCheck:
-    """How one call compared.
-
-    Attributes:
-        graph: name of the graph.
-        scale: index of the scale; None outside the steps.
-        passed: every output within its tolerance.
-        worst: largest absolute error of the outputs that have a tolerance of their own.
-        equal_bits: share of equal bits; None where the graph samples none.
-        failures: outputs out of tolerance.
-    """
-
-    graph: str
-    scale: int | None
-    passed: bool
-    worst: float
-    equal_bits: float | None
-    failures: tuple[str, ...]
 
 
 class GraphVerifier:

@@ -22,6 +22,9 @@ __all__ = ["DeploymentWriter"]
 _WRITTEN_LATER = ("engines", "report")
 """Folders of a deployment that may hold more than its manifest lists."""
 
+_OWN_RECORD = "engines"
+"""A folder that keeps hashes of its own, since it is written anew wherever its engines are to run."""
+
 
 class DeploymentWriter:
     """Collects a deployment in a temporary folder beside its target, then renames it.
@@ -88,7 +91,8 @@ class DeploymentWriter:
         if self.manifest is None:
             raise RuntimeError("DeploymentWriter.manifest was not set")
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        hashes = {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in files}
+        names = {path.relative_to(self.folder).as_posix(): path for path in files}
+        hashes = {name: file_sha256(path) for name, path in names.items() if not name.startswith(f"{_OWN_RECORD}/")}
         dataclasses.replace(self.manifest, files=hashes).save(self.folder / MANIFEST)
         # What is published opens; its hashes were made just now.
         Deployment.open(self.folder, check_hashes=False)

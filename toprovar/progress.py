@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -62,6 +62,24 @@ class Stages:
         self._progress.update(self._tasks[stage], completed=done, total=total)
         self.seconds[stage] = now - self._started[stage]
         self._last = now
+
+    @contextlib.contextmanager
+    def waiting(self, name: str) -> Iterator[Callable[[str], None]]:
+        """A piece of unknown length: a bar that moves, and the time that it has taken.
+
+        Yields:
+            Says what is being done, beside the name; may be called from any thread.
+        """
+        stop_if_interrupted()
+        started = time.perf_counter()
+        task = self._progress.add_task(name, total=None)
+        try:
+            yield lambda what: self._progress.update(task, description=f"{name}: {what}")
+        finally:
+            self._last = time.perf_counter()
+            self.seconds[name] = self._last - started
+            self._progress.update(task, description=name, total=1)
+        self._progress.update(task, completed=1)
 
     def remark(self, line: str) -> None:
         """Prints a line above the bars."""

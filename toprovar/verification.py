@@ -15,9 +15,12 @@ from toprovar.console import results
 from toprovar.deployment import Deployment
 from toprovar.errors import VerificationFailed
 from toprovar.evaluation.fidelity import MOST_PSNR, psnr
+from toprovar.extensions import BACKENDS
 from toprovar.generation import EXAMPLES_FILE
 from toprovar.progress import Stages
+from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.session import GeneratedImage, Session
+from toprovar.runtime.tensorrt.preflight import GRAPHS
 
 __all__ = ["LEAST_EQUAL_BITS", "LEAST_PSNR", "Comparison", "verify"]
 
@@ -59,12 +62,19 @@ def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str
     """
     deployment = Deployment.open(folder)
     texts = (deployment.folder / EXAMPLES_FILE).read_text(encoding="utf-8").splitlines()[:prompts]
+    if GRAPHS in deployment.manifest.files:
+        from toprovar.pipeline.graph_verification import verify_graphs
+
+        return verify_graphs(deployment, texts, model)
     comparisons = []
+    # Whole generations part at the first bit that rounding flips, so what has a choice is compared in fp32.
+    exact = EngineOptions("fp32" if "precision" in BACKENDS.load(deployment.manifest.backend).takes else None)
     with (
-        Session.open(folder) as built,
-        Session.open(folder, _REFERENCE, model) as reference,
+        Session.open(folder, source=model, options=exact) as built,
+        Session.open(folder, _REFERENCE, model, EngineOptions(reference=True)) as reference,
         Stages() as stages,
     ):
+        engines = built.backend.describe(), reference.backend.describe()
         for index, text in enumerate(texts):
             for dense in (True, False):
                 actual = built(text, generator=index, dense=dense).images[0]
@@ -73,14 +83,15 @@ def verify(folder: Path, prompts: int = 2, model: str | None = None) -> dict[str
                 stages.progress("verify", len(comparisons), 2 * len(texts))
     equal = sum(one.equal_bits for one in comparisons) / len(comparisons)
     quality = float(np.mean([min(one.psnr, MOST_PSNR) for one in comparisons]))
-    _print(comparisons, deployment.manifest.backend)
+    _print(comparisons, f"{engines[0]} against {engines[1]}, same noise")
     if equal < LEAST_EQUAL_BITS or quality < LEAST_PSNR:
         raise VerificationFailed(
-            f"{deployment.manifest.backend} and {_REFERENCE} agree in {equal:.3%} of the bits at {quality:.1f} dB; "
+            f"{engines[0]} and {engines[1]} agree in {equal:.3%} of the bits at {quality:.1f} dB; "
             f"expected {LEAST_EQUAL_BITS:.1%} and {LEAST_PSNR:.0f} dB",
             "compile the model again with these versions",
         )
     return {
+        "engines": list(engines),
         "equal_bits": equal,
         "psnr": quality,
         "comparisons": [dataclasses.asdict(one) | {"psnr": min(one.psnr, MOST_PSNR)} for one in comparisons],
@@ -93,11 +104,11 @@ def _compare(prompt: str, dense: bool, actual: GeneratedImage, expected: Generat
     return Comparison(prompt, dense, same / total, psnr(actual.pixels, expected.pixels))
 
 
-def _print(comparisons: list[Comparison], backend: str) -> None:
-    table = Table(title=f"{backend} against {_REFERENCE}, same noise")
+def _print(comparisons: list[Comparison], title: str) -> None:
+    table = Table()
     for name in ("prompt", "plan", "equal bits", "PSNR"):
         table.add_column(name, justify="left" if name in ("prompt", "plan") else "right")
     for one in comparisons:
         shown = "equal" if math.isinf(one.psnr) else f"{one.psnr:.1f} dB"
         table.add_row(one.prompt, "dense" if one.dense else "sparse", f"{one.equal_bits:.4%}", shown)
-    results().print(table)
+    results().print(title, table, sep="\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from toprovar.compiler.tensorrt.passes.name_nodes import module_of_name
 from toprovar.engines import EngineProfile
 
 __all__ = ["Blame", "find_blame", "save_minimal"]
@@ -53,7 +54,7 @@ def find_blame(message: str, path: Path, profiles: Sequence[EngineProfile] = ())
     number = _PROFILE.search(message)
     index = int(number[1]) if number else -1
     profile = profiles[index].name if 0 <= index < len(profiles) else ""
-    return Blame(node, node.rpartition("/")[0], profile)
+    return Blame(node, module_of_name(node), profile)
 
 
 def save_minimal(path: Path, node_name: str, target: Path) -> bool:

@@ -6,45 +6,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from polygraphy.backend.trt import CreateConfig, EngineFromNetwork, SaveEngine
 from polygraphy.exception import PolygraphyException
 from polygraphy.logger import G_LOGGER
 
+from toprovar import interruption
 from toprovar.compiler.tensorrt import network as library
 from toprovar.compiler.tensorrt.blame import find_blame, save_minimal
 from toprovar.compiler.tensorrt.contract import GraphFile
+from toprovar.compiler.tensorrt.monitor import Monitor, Tell
 from toprovar.compiler.tensorrt.network import Messages, NetworkFromGraph, ParsingFailed, type_name
+from toprovar.compiler.tensorrt.options import BuildOptions
 from toprovar.compiler.tensorrt.parse import to_polygraphy
 from toprovar.deployment import file_sha256
-from toprovar.engines import EngineFile, EngineProfile, PluginForm
+from toprovar.engines import EngineFile, EngineProfile
 from toprovar.errors import BackendError
 
-__all__ = ["BuildOptions", "BuiltEngine", "build_engine"]
-
-HardwareCompatibility = Literal["none", "same_compute_capability", "ampere_plus"]
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """How engines are built.
-
-    Attributes:
-        plugin: form of the plugin.
-        version_compatible: let later versions of TensorRT run the engines.
-        hardware_compatibility: which other GPUs are to run them.
-        refittable: let weights be exchanged.
-        optimization_level: 0 to 5, how long to search; None for TensorRT's default.
-        workspace: bytes that layers may use; None for all there is.
-    """
-
-    plugin: PluginForm = "ahead_of_time"
-    version_compatible: bool = False
-    hardware_compatibility: HardwareCompatibility = "none"
-    refittable: bool = False
-    optimization_level: int | None = None
-    workspace: int | None = None
+__all__ = ["BuiltEngine", "build_engine"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +56,7 @@ def build_engine(
     timing_cache: Path,
     stream_weights: bool = False,
     repro: Path | None = None,
+    tell: Tell = lambda phase, done, total: None,
 ) -> BuiltEngine:
     """Builds one engine.
 
@@ -87,8 +68,10 @@ def build_engine(
         timing_cache: file with the times of kernels; read if it is there, and added to.
         stream_weights: let weights stay in main memory.
         repro: where to write the part of the graph that an error is about.
+        tell: told how far the build is, from any thread; must not raise.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C came; TensorRT stopped at its next step.
         BackendError: TensorRT cannot build it, or built something else than was asked for.
     """
     name, messages = graph.path.stem, Messages()
@@ -98,7 +81,8 @@ def build_engine(
         return _build_error(graph.path, profiles, reason, node, repro)
 
     try:
-        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        # Polygraphy prints what it raises; here it is told once, with its cause.
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
             builder, parsed, parser = NetworkFromGraph(graph.path, options.plugin, messages)()
             names = [parsed.get_input(index).name for index in range(parsed.num_inputs)]
             config = CreateConfig(
@@ -109,14 +93,18 @@ def build_engine(
                 hardware_compatibility_level=library.hardware_level(options.hardware_compatibility),
                 builder_optimization_level=options.optimization_level,
                 memory_pool_limits=library.workspace_limit(options.workspace),
+                progress_monitor=Monitor(tell),
                 weight_streaming=stream_weights or None,
             )
             build = EngineFromNetwork((builder, parsed, parser), config=config, save_timing_cache=str(timing_cache))
             target.parent.mkdir(parents=True, exist_ok=True)
-            engine = SaveEngine(build, str(target))()
+            with interruption.deferred(f"the next step of building {name}"):
+                engine = SaveEngine(build, str(target))()
     except ParsingFailed as error:
         raise fail(error.reason, error.node) from error
     except PolygraphyException as error:
+        # A build that was stopped looks like one that failed.
+        interruption.stop_if_interrupted()
         raise fail("; ".join(messages.errors) or str(error)) from error
     types = {name: type_name(engine.get_tensor_dtype(name)) for name in _tensor_names(engine)}
     _check_types(name, types, graph)

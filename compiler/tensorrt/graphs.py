@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from toprovar import interruption
 from toprovar.compiler.export_onnx import export_graph
 from toprovar.compiler.graph import Graph
 from toprovar.compiler.modules import build_modules
@@ -78,8 +79,9 @@ def exported_graphs(
     channels, observers = loaded.backbone.config.text_channels, len(plan.ranking.observers)
     graphs = []
     for name, (module, contract) in modules.items():
-        traced = trace_graph(name, module, contract, record, observers, channels)
-        graphs.append(export_graph(traced, plan, OPSET, ()))
+        with interruption.deferred(f"the export of {name}"):
+            traced = trace_graph(name, module, contract, record, observers, channels)
+            graphs.append(export_graph(traced, plan, OPSET, ()))
         done(len(graphs), len(modules))
     return graphs
 

@@ -111,8 +111,10 @@ def _creation_flags(plugin: PluginForm) -> int:
 def _failure(parser: trt.OnnxParser, messages: Messages) -> ParsingFailed:
     if not parser.num_errors:
         return ParsingFailed("; ".join(messages.errors) or "the parser gave no reason", "")
-    error = parser.get_error(0)
-    return ParsingFailed(f"{error.node_operator()}: {error.desc()}", error.node_name())
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    # The parser checks every node before it adds any, so there may be several.
+    reasons = dict.fromkeys(f"{error.node_operator()}: {error.desc()}" for error in errors)
+    return ParsingFailed("; ".join(reasons), errors[0].node_name())
 
 
 def layer_counts(network: trt.INetworkDefinition) -> dict[str, int]:

@@ -27,6 +27,7 @@ class ParsedGraph:
     Attributes:
         graph: its name.
         seconds: wall-clock of parsing.
+        shape_seconds: wall-clock of inferring the outputs' shapes in every profile.
         layers: number of layers by kind.
         plugins: layers that are plugins.
         inputs: element type by input.
@@ -39,6 +40,7 @@ class ParsedGraph:
 
     graph: str
     seconds: float
+    shape_seconds: float
     layers: Mapping[str, int]
     plugins: int
     inputs: Mapping[str, str]
@@ -124,11 +126,14 @@ def inspect_network(
     problems += [
         f"{name} is {kind}; expected {types[name]}" for name, kind in kinds.items() if kind != types.get(name, kind)
     ]
+    started = time.perf_counter()
     for profile in profiles:
         problems += _shape_problems(inputs, outputs, contract, profile)
+    problems += dict.fromkeys(f"TensorRT: {message}" for message in messages.errors)
     return ParsedGraph(
         graph,
         seconds,
+        time.perf_counter() - started,
         layers,
         layers.get(_PLUGIN, 0),
         {tensor.name: kinds[tensor.name] for tensor in inputs},
@@ -147,10 +152,13 @@ def _shape_problems(
     problems = []
     for which in ("least", "usual", "most"):
         for tensor in inputs:
-            if tensor.name not in profile.values:
-                tensor.shape = getattr(profile.shapes[tensor.name], which)
+            wanted = () if tensor.name in profile.values else getattr(profile.shapes[tensor.name], which)
+            # Shapes are inferred anew after each that is set, which takes seconds in a large graph.
+            if tensor.name not in profile.values and tuple(tensor.shape) != wanted:
+                tensor.shape = wanted
+        shapes = {tensor.name: tuple(tensor.shape) for tensor in outputs}
         for name, expected in output_shapes(contract, profile, which).items():
-            found = next((tuple(tensor.shape) for tensor in outputs if tensor.name == name), None)
+            found = shapes.get(name)
             # Where a size hangs on an input's value it is not known before that value is given.
             same = found is not None and all(
                 wanted is None or size in (wanted, -1) for size, wanted in zip(found, expected, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from toprovar.signature import Signature
 
-__all__ = ["engine_feed"]
+__all__ = ["engine_feed", "engine_outputs"]
 
 _TO_TOKENS = (2, 0, 1, 3)
 
@@ -27,6 +27,23 @@ def engine_feed(feed: Arrays, contract: Signature, observers: int) -> dict[str, 
     missing = [name for name in contract.inputs if name not in given]
     given |= _unpruned(given, missing, contract, observers)
     return {name: given[name] for name in contract.inputs}
+
+
+def engine_outputs(outputs: Arrays, feed: Arrays) -> dict[str, np.ndarray]:
+    """What a step gives, from what a dense or adaptive module did: of a cache, the new tokens alone.
+
+    Args:
+        outputs: a module's outputs by name.
+        feed: its inputs by name.
+    """
+    given = {}
+    for name, value in outputs.items():
+        if name.startswith("present_"):
+            past = feed[name.replace("present_", "past_")].shape[2]
+            given[name.replace("present_", "new_")] = _turned(value[:, :, past:], _TO_TOKENS)
+        else:
+            given[name] = value
+    return given
 
 
 def _unpruned(given: Arrays, missing: list[str], contract: Signature, observers: int) -> dict[str, np.ndarray]:

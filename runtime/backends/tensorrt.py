@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.engines import EngineFile
 from toprovar.errors import BackendError
-from toprovar.extras import require
 from toprovar.manifest import ModelRecord
 from toprovar.pruning import Pruning
-from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
+from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State, StepResult
 from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from toprovar.runtime.cuda.graphs import Recorder
 from toprovar.runtime.tensorrt.engine import DTYPES, Engine
+from toprovar.runtime.tensorrt.graphs import load_engines
+from toprovar.runtime.tensorrt.installed import open_library
 from toprovar.runtime.tensorrt.preflight import REBUILD, check_engines, read_engines
 from toprovar.runtime.tensorrt.slot import Cached, Lease, Slot, SlotPool
 
@@ -51,6 +51,7 @@ class TensorRTBackend(Backend):
     """
 
     name = "tensorrt"
+    takes: ClassVar[frozenset[str]] = frozenset({"low_vram"})
 
     def __init__(
         self,
@@ -77,7 +78,12 @@ class TensorRTBackend(Backend):
         self._fixed: dict[tuple[object, ...], Tensor] = {}
 
     @classmethod
-    def open(cls, deployment: Deployment, source: str | None = None) -> TensorRTBackend:
+    def open(
+        cls,
+        deployment: Deployment,
+        source: str | None = None,
+        options: EngineOptions = EngineOptions(),  # noqa: B008  frozen
+    ) -> TensorRTBackend:
         """Loads a deployment's engines; `source` is ignored, since they hold the weights.
 
         Raises:
@@ -86,23 +92,8 @@ class TensorRTBackend(Backend):
         """
         del source
         engines = read_engines(deployment)
-        require("tensorrt", "tensorrt")
-        from toprovar.runtime.tensorrt import library
-
-        check_engines(engines, deployment, library.this_machine())
-        device, strategy = torch.device("cuda"), library.user_managed()
-        most = max(one.device_bytes for one in engines.files)
-        scratch, recorder = torch.empty(max(most, 1), dtype=torch.uint8, device=device), Recorder(device)
-        loaded = {
-            one.graph: Engine(
-                library.load_engine(deployment.folder / one.file, engines.version_compatible),
-                one,
-                strategy,
-                scratch,
-                recorder,
-            )
-            for one in engines.files
-        }
+        check_engines(engines, deployment, open_library().this_machine())
+        loaded = load_engines(deployment.folder, engines, options.low_vram)
         grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
         constants = load_constants(deployment.folder / "graphs")
         encode: Encode | None = None
@@ -113,10 +104,7 @@ class TensorRTBackend(Backend):
     @staticmethod
     def check_available() -> str:
         """One line about the engine found here."""
-        require("tensorrt", "tensorrt")
-        from toprovar.runtime.tensorrt import library
-
-        return library.check_available()
+        return open_library().check_available()
 
     def close(self) -> None:
         """Frees engines and buffers."""

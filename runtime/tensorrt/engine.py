@@ -96,6 +96,10 @@ class Engine:
         program.replay()
         return program.outputs
 
+    def forget(self) -> None:
+        """Lets go of all tensors that were given or made; addresses are bound anew."""
+        self._programs.clear()
+
     def _choose(self, scale: int | None, tensors: Mapping[str, Tensor], values: Mapping[str, tuple[int, ...]]) -> int:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         for index, profile in enumerate(self.record.profiles):

@@ -8,9 +8,12 @@ from toprovar.deployment import PLAN, Deployment, file_sha256
 from toprovar.engines import ENGINES, Engines
 from toprovar.errors import BackendError
 
-__all__ = ["REBUILD", "Machine", "check_engines", "read_engines"]
+__all__ = ["GRAPHS", "REBUILD", "Machine", "check_engines", "read_engines"]
 
-REBUILD = "use --backend onnxruntime or torch: no command builds engines yet (docs/tensorrt.md)"
+REBUILD = "build them here with `toprovar build DIR`"
+
+GRAPHS = "graphs/step.onnx"
+"""Lies in deployments that engines can be built of."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,15 @@ class Machine:
         gpu: name of the GPU.
         compute_capability: of the GPU, such as `9.0`.
         tensorrt: TensorRT's version.
+        cuda: CUDA's version, as torch says.
+        driver: the newest CUDA version that the driver knows.
     """
 
     gpu: str
     compute_capability: str
     tensorrt: str
+    cuda: str
+    driver: str
 
 
 def read_engines(deployment: Deployment) -> Engines:
@@ -37,7 +44,10 @@ def read_engines(deployment: Deployment) -> Engines:
     """
     path = deployment.folder / ENGINES
     if not path.is_file():
-        raise BackendError(f"{deployment.folder} holds no TensorRT engines (no {ENGINES})", REBUILD)
+        hint = "compile the model with --backend tensorrt"
+        if (deployment.folder / GRAPHS).is_file():
+            hint = _rebuild(deployment)
+        raise BackendError(f"{deployment.folder} holds no TensorRT engines (no {ENGINES})", hint)
     return Engines.load(path)
 
 
@@ -47,7 +57,7 @@ def check_engines(engines: Engines, deployment: Deployment, machine: Machine) ->
     Raises:
         BackendError: names everything that differs, and what to do.
     """
-    problems = [*_hardware(engines, machine), *_version(engines, machine)]
+    problems = [*_hardware(engines, machine), *_version(engines, machine), *_cuda(engines, machine)]
     if engines.plan_sha256 != file_sha256(deployment.folder / PLAN):
         problems.append(f"{PLAN} was changed after they were built")
     for one in engines.files:
@@ -58,8 +68,17 @@ def check_engines(engines: Engines, deployment: Deployment, machine: Machine) ->
             problems.append(f"{one.file} leads out of the folder")
         elif file_sha256(path) != one.sha256:
             problems.append(f"{one.file} was changed")
+        graph = deployment.folder / "graphs" / f"{one.graph}.onnx"
+        # A deployment may go without its graphs where nothing is to be built.
+        if graph.is_file() and file_sha256(graph) != one.graph_sha256:
+            problems.append(f"graphs/{graph.name} was changed after they were built")
     if problems:
-        raise BackendError(f"the TensorRT engines of {deployment.folder} do not fit: {'; '.join(problems)}", REBUILD)
+        what = f"the TensorRT engines of {deployment.folder} do not fit: {'; '.join(problems)}"
+        raise BackendError(what, _rebuild(deployment))
+
+
+def _rebuild(deployment: Deployment) -> str:
+    return f"build them here with `toprovar build {deployment.folder}`"
 
 
 def _hardware(engines: Engines, machine: Machine) -> list[str]:
@@ -79,6 +98,16 @@ def _version(engines: Engines, machine: Machine) -> list[str]:
     # A version-compatible engine runs in later versions of the same major one.
     fits = (here[:1] == built[:1] and here >= built) if engines.version_compatible else here == built
     return [] if fits else [f"they were built by TensorRT {engines.tensorrt}, this is {machine.tensorrt}"]
+
+
+def _cuda(engines: Engines, machine: Machine) -> list[str]:
+    problems = []
+    if _numbers(engines.cuda)[:1] != _numbers(machine.cuda)[:1]:
+        problems.append(f"they were built with CUDA {engines.cuda}, this is {machine.cuda}")
+    # A driver runs what was made for an older CUDA, not for a newer one.
+    if _numbers(machine.driver)[:1] < _numbers(engines.cuda)[:1]:
+        problems.append(f"they need a driver for CUDA {engines.cuda}, this one knows {machine.driver}")
+    return problems
 
 
 def _numbers(version: str) -> tuple[int, ...]:

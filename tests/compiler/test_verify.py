@@ -17,14 +17,14 @@ from toprovar.models.loader import load_model
 from toprovar.runtime.session import Session
 from toprovar.signature import Signature
 
-from ..tiny_nano import Compiled, as_nano, with_kept
+from ..tiny_nano import REFERENCE, Compiled, as_nano, with_kept
 
 Modules = Mapping[str, tuple[nn.Module, Signature]]
 
 
 @pytest.fixture(scope="module")
 def torch_session(compiled: Compiled, weights: Path) -> Iterator[Session]:
-    with as_nano(weights), Session.open(compiled.folder, "torch") as session:
+    with as_nano(weights), Session.open(compiled.folder, "torch", options=REFERENCE) as session:
         yield session
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import pytest
@@ -10,6 +9,8 @@ import torch
 
 import toprovar.plugins.fae.torch_op  # noqa: F401  registers the operators
 from toprovar.plugins.fae.reference import attention_with_entropy
+
+from .driver import launch_ptx
 
 pytestmark = [
     pytest.mark.gpu,
@@ -193,39 +194,21 @@ def test_an_unsupported_head_dim_says_what_to_do() -> None:
         torch.ops.toprovar.flash_attention_entropy(q, k, v)
 
 
-@pytest.mark.parametrize(
-    ("head_dim", "dtype"), [(128, "bfloat16"), (64, "float16"), (96, "bfloat16"), (32, "float32")], ids=str
-)
-def test_ptx_of_the_plugin_launched_as_tensorrt_does(head_dim: int, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128])
+def test_ptx_of_every_tactic_launched_as_tensorrt_does(head_dim: int, dtype: str) -> None:
     """Inputs, extra integers, outputs, in an array of exactly that length."""
-    from toprovar.plugins.fae.aot import compile_kernel
+    from toprovar.plugins.fae.aot import compile_kernel, portable_configs
 
     q, k, v = (x.contiguous() for x in inputs(200, 333, head_dim, getattr(torch, dtype)))
-    output = torch.full_like(q, math.nan)
-    entropy = torch.full(q.shape[:3], math.nan, device="cuda")
-    compiled = compile_kernel(head_dim, dtype, torch.cuda.get_device_capability())
-    driver = ctypes.CDLL("libcuda.so.1")
-
-    def call(name: str, *arguments: object) -> None:
-        assert getattr(driver, name)(*arguments) == 0, name
-
-    module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(compiled.ptx.encode()))
-    call("cuModuleGetFunction", ctypes.byref(function), module, ctypes.c_char_p(compiled.name.encode()))
-    values = [
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (q, k, v)),
-        *(ctypes.c_int32(rows) for rows in (q.shape[2], k.shape[2])),
-        *(ctypes.c_void_p(tensor.data_ptr()) for tensor in (output, entropy)),
-    ]
-    parameters = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-    grid = (-(-q.shape[2] // compiled.block_m), q.shape[0] * q.shape[1], 1)
-    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-    call(
-        "cuLaunchKernel", function, *grid, compiled.threads, 1, 1, compiled.shared_bytes, stream, parameters, None
-    )  # fmt: skip
-    torch.cuda.synchronize()
-    call("cuModuleUnload", module)
-    check((output, entropy), q, k, v)
+    for config in portable_configs(head_dim, dtype):
+        output = torch.full_like(q, math.nan)
+        entropy = torch.full(q.shape[:3], math.nan, device="cuda")
+        compiled = compile_kernel(head_dim, dtype, torch.cuda.get_device_capability(), config)
+        grid = (-(-q.shape[2] // compiled.block_m), q.shape[0] * q.shape[1])
+        arguments = (q, k, v, q.shape[2], k.shape[2], output, entropy)
+        launch_ptx(compiled.ptx, compiled.name, grid, compiled.threads, compiled.shared_bytes, arguments)
+        check((output, entropy), q, k, v)
 
 
 def test_the_parser_resolves_the_node_to_the_plugin() -> None:

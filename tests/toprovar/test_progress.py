@@ -28,3 +28,17 @@ def test_a_remark_is_one_line_as_it_is(capsys: pytest.CaptureFixture[str]) -> No
     written = capsys.readouterr()
     assert line.strip() in written.err.splitlines()
     assert written.out == ""
+
+
+def test_a_piece_of_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stages() as stages:
+        with stages.waiting("step") as say:
+            (task,) = stages._progress.tasks
+            assert (task.total, task.finished) == (None, False)
+            say("Tactic selection 3/9")
+            assert task.description == "step: Tactic selection 3/9"
+        assert (task.description, task.total, task.finished) == ("step", 1, True)
+        assert stages.seconds["step"] >= 0
+        with pytest.raises(ValueError, match="no"), stages.waiting("decode"):
+            raise ValueError("no")
+        assert not stages._progress.tasks[-1].finished

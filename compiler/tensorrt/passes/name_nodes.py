@@ -9,7 +9,7 @@ import onnx_ir as ir
 from toprovar.compiler.graph import Graph
 from toprovar.plan import SparsityPlan
 
-__all__ = ["module_of", "name_nodes"]
+__all__ = ["module_of", "module_of_name", "name_nodes"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,3 +31,8 @@ def module_of(node: ir.Node) -> str:
     scopes = (scope.partition(":")[0].strip() for scope in node.metadata_props.get(_SCOPES, "").split("/")[:-1])
     names = [name for name in scopes if name and not name.startswith("_empty")]
     return names[-1] if names else ""
+
+
+def module_of_name(name: str) -> str:
+    """The module that a node is named after."""
+    return name.rpartition("/")[0]

@@ -17,7 +17,7 @@ from toprovar.calibration.policy import Task
 from toprovar.compiler.graph import Graph
 from toprovar.compiler.modules import build_modules
 from toprovar.compiler.tensorrt.graphs import STEP, exported_graphs, lower
-from toprovar.compiler.tensorrt.translate import engine_feed
+from toprovar.compiler.tensorrt.translate import engine_feed, engine_outputs
 from toprovar.compiler.tensorrt.widen import widen
 from toprovar.compiler.verify import Case
 from toprovar.compiler.weights import save_graphs
@@ -72,14 +72,8 @@ class Exported:
         with torch.inference_mode():
             results = module(*tensors)
         results = results if isinstance(results, tuple) else (results,)
-        named = {}
-        for name, value in zip(contract.outputs, (result.numpy() for result in results), strict=True):
-            if name.startswith("present_"):
-                past = case.feed[name.replace("present_", "past_")].shape[2]
-                named[name.replace("present_", "new_")] = value[:, :, past:].transpose(2, 0, 1, 3)
-            else:
-                named[name] = value
-        return named
+        named = dict(zip(contract.outputs, (result.numpy() for result in results), strict=True))
+        return engine_outputs(named, case.feed)
 
 
 def graph_of(case: Case) -> str:

@@ -185,6 +185,7 @@ def install(monkeypatch: pytest.MonkeyPatch, script: Script, lacks: str = "") ->
     flags.pop(lacks, None)
     for name, value in {
         "ILogger": ILogger,
+        "IProgressMonitor": type("IProgressMonitor", (), {}),
         "Builder": Builder,
         "OnnxParser": OnnxParser,
         "DataType": DataType,
@@ -202,7 +203,7 @@ def install(monkeypatch: pytest.MonkeyPatch, script: Script, lacks: str = "") ->
     monkeypatch.setitem(sys.modules, "tensorrt", made)
     plugin = "toprovar.plugins.fae.tensorrt_plugin"
     monkeypatch.setitem(sys.modules, plugin, types.ModuleType(plugin))
-    names = ("network", "parse", "build")
+    names = ("network", "parse", "monitor", "build")
     for name in names:
         # Set before they go, so that those of this test go with it.
         monkeypatch.setitem(sys.modules, f"{tensorrt.__name__}.{name}", made)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import os
+import signal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import polygraphy.backend.trt
 import pytest
 from polygraphy.exception import PolygraphyException
 
+from toprovar import interruption
 from toprovar.compiler.tensorrt.contract import read_graph_file
 from toprovar.deployment import file_sha256
 from toprovar.engines import EngineProfile, Span
@@ -57,6 +60,7 @@ class StandInLoaders:
         self.engine, self.error = engine, error
         self.config: dict[str, Any] = {}
         self.caches: list[str] = []
+        self.interrupts = False
 
     def install(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch, host_code: bool = False) -> None:
         for name in ("CreateConfig", "EngineFromNetwork", "SaveEngine"):
@@ -84,6 +88,15 @@ class StandInLoaders:
         return self._build
 
     def _build(self) -> StandInEngine:
+        monitor = self.config["progress_monitor"]
+        monitor.phase_start("Tactic selection", None, 3)
+        goes_on = monitor.step_complete("Tactic selection", 0)
+        if self.interrupts:
+            assert goes_on
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not monitor.step_complete("Tactic selection", 1)
+            raise PolygraphyException("Invalid Engine")
+        monitor.phase_finish("Tactic selection")
         if self.error:
             raise PolygraphyException(self.error)
         return self.engine
@@ -114,6 +127,7 @@ class Run:
 
     monkeypatch: pytest.MonkeyPatch
     graph: Path
+    told: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     def __call__(
         self, loaders: StandInLoaders, host_code: bool = False, script: Script | None = None, **options: Any
@@ -131,6 +145,7 @@ class Run:
             folder / "timing.cache",
             stream,
             folder / "repro.onnx",
+            lambda *step: self.told.append(step),
         )
 
 
@@ -180,6 +195,25 @@ def test_another_engine_than_asked_for(
 ) -> None:
     with pytest.raises(BackendError, match=message):
         run(StandInLoaders(StandInEngine(**engine)), host_code, **options)
+
+
+def test_how_far_it_is(run: Run) -> None:
+    run(StandInLoaders(StandInEngine()))
+    assert run.told == [("Tactic selection", 0, 3), ("Tactic selection", 1, 3)]
+
+
+def test_ctrl_c_stops_the_build(run: Run) -> None:
+    loaders = StandInLoaders(StandInEngine())
+    loaders.interrupts = True
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interruption.listen()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(loaders)
+    finally:
+        interruption.listen()
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def test_an_error_names_its_module_and_leaves_a_small_graph(run: Run, graph: Path) -> None:

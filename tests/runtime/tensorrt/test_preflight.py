@@ -17,7 +17,7 @@ from toprovar.errors import BackendError, MissingExtra
 from toprovar.runtime.backends.tensorrt import TensorRTBackend
 from toprovar.runtime.tensorrt.preflight import Machine, check_engines, read_engines
 
-HERE = Machine("NVIDIA H200", "9.0", "10.15.1.29")
+HERE = Machine("NVIDIA H200", "9.0", "10.15.1.29", "13.0", "13.0")
 
 
 @pytest.fixture
@@ -77,12 +77,14 @@ def test_engines_that_fit(changes: dict[str, Any], machine: Machine, built: Engi
         ({"version_compatible": True, "tensorrt": "11.0.0"}, r"built by TensorRT 11.0.0"),
         ({"version_compatible": True, "tensorrt": "9.3.0"}, r"built by TensorRT 9.3.0"),
         ({"plan_sha256": "1" * 64}, r"plan.json was changed after they were built"),
+        ({"cuda": "12.8"}, r"built with CUDA 12.8, this is 13.0"),
+        ({"cuda": "14.1"}, r"need a driver for CUDA 14.1, this one knows 13.0"),
     ],
 )
 def test_what_does_not_fit(changes: dict[str, Any], problem: str, built: Engines, deployment: Any) -> None:
     with pytest.raises(BackendError, match=problem) as caught:
         check_engines(dataclasses.replace(built, **changes), deployment, HERE)
-    assert "docs/tensorrt.md" in str(caught.value.hint)
+    assert caught.value.hint == f"build them here with `toprovar build {deployment.folder}`"
 
 
 def spoil(folder: Path) -> None:
@@ -109,6 +111,13 @@ def test_files(change: Callable[[Path], None], problem: str, built: Engines, dep
         check_engines(built, deployment, HERE)
 
 
+def test_a_graph_that_was_changed(built: Engines, deployment: Any) -> None:
+    (deployment.folder / "graphs").mkdir()
+    (deployment.folder / "graphs" / "step.onnx").write_bytes(b"graph")
+    with pytest.raises(BackendError, match=r"graphs/step.onnx was changed after they were built"):
+        check_engines(built, deployment, HERE)
+
+
 def test_all_problems_at_once(built: Engines, deployment: Any) -> None:
     remove(deployment.folder)
     changed = dataclasses.replace(built, tensorrt="10.9.0", gpu="NVIDIA L4")
@@ -126,7 +135,12 @@ def test_the_record_loads_back(built: Engines, deployment: Any) -> None:
 def test_a_deployment_without_engines(deployment: Any) -> None:
     with pytest.raises(BackendError, match="holds no TensorRT engines") as caught:
         TensorRTBackend.open(deployment)
-    assert "--backend onnxruntime" in str(caught.value.hint)
+    assert caught.value.hint == "compile the model with --backend tensorrt"
+    (deployment.folder / "graphs").mkdir()
+    (deployment.folder / "graphs" / "step.onnx").write_bytes(b"graph")
+    with pytest.raises(BackendError, match="holds no TensorRT engines") as caught:
+        TensorRTBackend.open(deployment)
+    assert str(caught.value.hint).startswith("build them here with `toprovar build ")
 
 
 def test_without_tensorrt(built: Engines, deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:

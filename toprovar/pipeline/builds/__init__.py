@@ -1,0 +1,1 @@
+"""What a backend's deployment is made of, one file a backend."""
