@@ -57,10 +57,10 @@ class _Watched:
         self._marks.add()
         return result
 
-    def decode(self, *arguments: Any) -> Any:
-        image = self._backend.decode(*arguments)
+    def decode_pictures(self, *arguments: Any) -> Any:
+        images = self._backend.decode_pictures(*arguments)
         self._marks.add()
-        return image
+        return images
 
 
 @dataclass(frozen=True)

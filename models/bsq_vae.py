@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toprovar.models.schedules import Schedule
+from toprovar.models.tensors import DecoderBlock, DecoderLevel, DecoderTensors, Group, Pair
 
 __all__ = ["BSQVAE", "MultiScaleCodes", "VAEConfig", "codes_from_bits", "multiscale_quantize"]
 
@@ -64,6 +65,9 @@ class _Conv(nn.Module):
         padding = kernel // 2 if stride == 1 else 0
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding)
 
+    def tensors(self) -> Pair:
+        return Pair(self.conv.weight, self.conv.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
@@ -72,6 +76,9 @@ class _Norm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(32 if channels % 32 == 0 else 24, channels, eps=1e-6)
+
+    def tensors(self) -> Group:
+        return Group(self.norm.weight, self.norm.bias, self.norm.num_groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(x)
@@ -86,6 +93,12 @@ class _ResidualBlock(nn.Module):
         self.conv2 = _Conv(channels_out, channels_out, 3)
         if channels_in != channels_out:
             self.nin_shortcut = _Conv(channels_in, channels_out, 1)
+
+    def tensors(self) -> DecoderBlock:
+        shortcut = self.nin_shortcut.tensors() if hasattr(self, "nin_shortcut") else None
+        return DecoderBlock(
+            self.norm1.tensors(), self.conv1.tensors(), self.norm2.tensors(), self.conv2.tensors(), shortcut
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -173,6 +186,19 @@ class _Decoder(nn.Module):
         self.norm_out = _Norm(widths[0])
         self.conv_out = _Conv(widths[0], 3, 3)
 
+    def tensors(self) -> DecoderTensors:
+        levels = [
+            DecoderLevel(
+                tuple(block.tensors() for block in stage.block),
+                stage.upsample.conv.tensors() if hasattr(stage, "upsample") else None,
+            )
+            for stage in reversed(self.up)
+        ]
+        middle = self.mid.block_1.tensors(), self.mid.block_2.tensors()
+        return DecoderTensors(
+            self.conv_in.tensors(), middle, tuple(levels), self.norm_out.tensors(), self.conv_out.tensors()
+        )
+
     def forward(self, latent: Tensor) -> Tensor:
         x = self.mid(self.conv_in(latent))
         for stage in reversed(self.up):
@@ -189,7 +215,7 @@ class _LookupFree(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.register_buffer("mask", 2 ** torch.arange(bits - 1, -1, -1))
+        self.register_buffer("mask", torch.tensor([2**bit for bit in reversed(range(bits))]))
 
 
 class _Quantizer(nn.Module):
@@ -216,6 +242,10 @@ class BSQVAE(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Summed codes [B, bits, h, w] to an image [B, 3, h * stride, w * stride], clamped to [-1, 1]."""
         return self.decoder(latent).clamp(-1, 1)
+
+    def decoder_tensors(self) -> DecoderTensors:
+        """As a runtime with kernels of its own reads them (`toprovar.models.tensors`)."""
+        return self.decoder.tensors()
 
 
 def codes_from_bits(bits: Tensor) -> Tensor:

@@ -151,13 +151,18 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: str) ->
             hint="check that transformer and VAE were not exchanged and that the file is complete",
         )
     floating = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    bad = [key for key, value in floating.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    bad = [key for key, value in floating.items() if value.is_floating_point() and not _is_finite(value)]
     if bad:
         raise CheckpointError(
             f"{source}: {_listing('not finite (NaN or infinity)', bad)}", hint="the file is damaged: download it again"
         )
     model.load_state_dict(floating, strict=True, assign=True)
     model.requires_grad_(False)
+
+
+def _is_finite(value: Tensor) -> bool:
+    """In one pass without temporary tensors: extremes of what is not finite are not finite."""
+    return value.numel() == 0 or bool(torch.stack(value.aminmax()).isfinite().all())
 
 
 def _listing(what: str, keys: list[str], most: int = 4) -> str:

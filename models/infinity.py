@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from toprovar.models.backbone import Attend, Condition
+from toprovar.models.tensors import BlockTensors, Pair, TransformerTensors
 
 __all__ = ["Infinity", "InfinityConfig"]
 
@@ -63,6 +64,10 @@ class InfinityConfig:
             pool_heads=shapes["text_proj_for_sos.ca.mat_q"][1],
             levels=shapes["lvl_embed.weight"][0],
         )
+
+
+def _pair(module: nn.Module) -> Pair:
+    return Pair(module.weight, module.bias)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
@@ -132,8 +137,11 @@ class _CrossAttention(nn.Module):
         self.register_buffer("zero_k_bias", torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
+    def keys_values_pair(self) -> Pair:
+        return Pair(self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias]))
+
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        both = F.linear(text, self.mat_kv.weight, torch.cat([self.zero_k_bias, self.v_bias]))
+        both = F.linear(text, *self.keys_values_pair())
         key, value = both.chunk(2, dim=-1)
         return _split_heads(key, self.heads), _split_heads(value, self.heads)
 
@@ -166,7 +174,23 @@ class _Block(nn.Module):
         self.ca = _CrossAttention(width, width, config.heads)
         self.ffn = _MLP(width, config.hidden)
         self.ca_norm = nn.LayerNorm(width, eps=1e-6)
-        self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+        self.ada_gss = nn.Parameter(nn.init.normal_(torch.empty(1, 1, 6, width), std=width**-0.5))
+
+    def tensors(self) -> BlockTensors:
+        """As a runtime reads them; the gain in fp32, whatever the weights are in."""
+        own, cross = self.sa, self.ca
+        return BlockTensors(
+            gain=own.scale_mul_1H11.float().clamp_max(math.log(100.0)).exp().flatten(),
+            qkv=Pair(own.mat_qkv.weight, torch.cat([own.q_bias, own.zero_k_bias, own.v_bias])),
+            proj=_pair(own.proj),
+            norm=_pair(self.ca_norm),
+            query=_pair(cross.mat_q),
+            keys_values=cross.keys_values_pair(),
+            cross=_pair(cross.proj),
+            fc1=_pair(self.ffn.fc1),
+            fc2=_pair(self.ffn.fc2),
+            modulation=self.ada_gss[0, 0],
+        )
 
     def forward(self, x: Tensor, layer: int, condition: Condition, rope: Tensor, attend: Attend) -> Tensor:
         modulation = self.ada_gss + condition.modulation.unsqueeze(1)
@@ -229,6 +253,26 @@ class Infinity(nn.Module):
         if hasattr(self, "blocks"):
             return list(self.blocks)
         return [block for chunk in self.block_chunks for block in chunk.module]
+
+    @torch.no_grad()
+    def tensors(self) -> TransformerTensors:
+        """As a runtime with kernels of its own reads them (`toprovar.models.tensors`)."""
+        pool = self.text_proj_for_sos.ca
+        return TransformerTensors(
+            blocks=tuple(block.tensors() for block in self.layers),
+            text_norm=self.text_norm.weight,
+            text_in=_pair(self.text_proj_for_ca[0]),
+            text_out=_pair(self.text_proj_for_ca[2]),
+            pool_query=pool.mat_q,
+            pool=pool.keys_values_pair(),
+            pool_out=_pair(pool.proj),
+            start=self.pos_start,
+            shared=_pair(self.shared_ada_lin[1]),
+            head_modulation=_pair(self.head_nm.ada_lin[1]),
+            head=_pair(self.head),
+            embed=_pair(self.word_embed),
+            levels=self.lvl_embed.weight,
+        )
 
     def encode_condition(self, features: Tensor, mask: Tensor) -> Condition:
         """Prepares a prompt's text once for all scales.

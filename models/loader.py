@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,7 @@ from toprovar.manifest import ModelRecord, SamplingDefaults, TextRecord
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.checkpoint import file_digest, load_strictly, read_state_dict
 from toprovar.models.infinity import Infinity, InfinityConfig
+from toprovar.models.meta import shapes_only
 from toprovar.models.nano import settings
 from toprovar.models.schedules import Schedule, schedule
 from toprovar.models.t5 import T5Text
@@ -51,7 +53,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, on the CPU and in fp32.
+    """A model in memory, in fp32, loaded on the CPU.
 
     Attributes:
         family: name of the backbone's kind.
@@ -64,6 +66,7 @@ class LoadedModel:
         defaults: how to sample.
         default_resolution: a name of `toprovar.models.schedules.RESOLUTIONS`.
         prompts: prompts of the kind that the model was trained on; empty where none are known.
+        text_source: folder of a text encoder that the checkpoint does not bring.
     """
 
     family: str
@@ -76,6 +79,12 @@ class LoadedModel:
     defaults: Defaults
     default_resolution: str
     prompts: tuple[str, ...] = ()
+    text_source: str | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Moves all modules, in place."""
+        for module in (self.backbone, self.vae, *(() if self.text is None else (self.text.module,))):
+            module.to(device)
 
     def schedule(self, aspect_ratio: str = "1:1", resolution: str | None = None) -> Schedule:
         """Token grids, coarse to fine.
@@ -125,7 +134,7 @@ class LoadedModel:
         """The manifest's facts about the text encoder."""
         config = self.backbone.config
         kind = self.text.kind if self.text is not None else "features"
-        return TextRecord(kind, config.text_channels, config.text_max_tokens)
+        return TextRecord(kind, config.text_channels, config.text_max_tokens, self.text_source)
 
 
 def load_model(source: str, vae: Path | None = None, text_encoder: Path | None = None) -> LoadedModel:
@@ -149,19 +158,24 @@ def load_model(source: str, vae: Path | None = None, text_encoder: Path | None =
     transformer = read_state_dict(path)
     bits = _code_bits(transformer, source)
     chosen = vae if vae is not None else _find_vae(path, bits)
-    backbone, tokenizer = build_pair(transformer, read_state_dict(chosen), source)
-    del transformer
+    # Hashing gigabytes takes as long as loading them, and both leave Python's lock to others.
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(file_digest, [*_weight_files(path), *_weight_files(chosen)])
+        backbone, tokenizer = build_pair(transformer, read_state_dict(chosen), source)
+        del transformer
+        sha256 = digest.result()
     patchify = backbone.config.code_bits != tokenizer.config.bits
     return LoadedModel(
         family="infinity",
         source=source,
-        sha256=file_digest([*_weight_files(path), *_weight_files(chosen)]),
+        sha256=sha256,
         backbone=backbone,
         vae=tokenizer,
         patchify=patchify,
         text=_open_t5(text_encoder, backbone) if text_encoder is not None else None,
         defaults=Defaults(3.0, _PATCHIFIED_TAU if patchify else _TAU),
         default_resolution="1M",
+        text_source=None if text_encoder is None else str(text_encoder.absolute()),
     )
 
 
@@ -266,7 +280,7 @@ def build_meta(transformer: _Shapes, vae: _Shapes, source: str) -> tuple[Infinit
 
 def _build(make: Callable[[], _Model], source: str) -> _Model:
     try:
-        with torch.device("meta"):
+        with shapes_only():
             return make()
     except KeyError as error:
         raise CheckpointError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from toprovar.errors import CheckpointError
 from toprovar.models.checkpoint import load_strictly
+from toprovar.models.meta import shapes_only
 from toprovar.models.nano.text_encoder import WordEncoder
 from toprovar.models.nano.vocabulary import ABOUT, WORDS
 from toprovar.words import VOCABULARY_FILE, Vocabulary
@@ -59,7 +59,7 @@ class WordText:
     def __init__(self, state: Mapping[str, Tensor], source: str) -> None:
         shapes = {key: tuple(value.shape) for key, value in state.items()}
         try:
-            with torch.device("meta"):
+            with shapes_only():
                 module = WordEncoder.from_shapes(shapes)
         except (KeyError, ValueError, IndexError) as error:
             raise CheckpointError(

@@ -18,7 +18,7 @@ from toprovar.errors import ArtefactError, UsageError
 from toprovar.extensions import BACKENDS, STATISTICS
 from toprovar.manifest import SamplingDefaults
 from toprovar.plan import Ranking, SparsityPlan
-from toprovar.runtime.backends.base import Backend, Controls, State
+from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State
 from toprovar.runtime.clock import Clock
 from toprovar.runtime.noise import certainty, logistic_noise
 from toprovar.runtime.statistics.base import SeenScale
@@ -120,20 +120,29 @@ class Session:
         self.tokenize = tokenize
 
     @classmethod
-    def open(cls, folder: str | Path, backend: str | None = None, source: str | None = None) -> Session:
+    def open(
+        cls,
+        folder: str | Path,
+        backend: str | None = None,
+        source: str | None = None,
+        options: EngineOptions = EngineOptions(),  # noqa: B008  frozen
+    ) -> Session:
         """Opens a deployment folder.
 
         Args:
             folder: what `toprovar-compile` wrote.
             backend: engine to run on; the one it was compiled for if left out.
             source: checkpoint for backends that load the model itself.
+            options: how the engine is to work.
 
         Raises:
             ToProVARError: the folder is no deployment, it was changed, or its engine cannot run here.
         """
         deployment = Deployment.open(folder)
         tokenizer = Tokenizer.open(deployment.folder / "text", deployment.manifest.text)
-        engine = BACKENDS.load(backend or deployment.manifest.backend).open(deployment, source)
+        kind = BACKENDS.load(backend or deployment.manifest.backend)
+        kind.check_options(options)
+        engine = kind.open(deployment, source, options)
         _check_ranking(deployment.plan.ranking, engine.constants)
         return cls(engine, deployment.plan, deployment.manifest.sampling, tokenizer.encode if tokenizer else None)
 
@@ -209,9 +218,10 @@ class Session:
                 clock,
                 callback_on_step_end,
             )
-            for (p, seed), (pixels, bits, depth, statistic) in zip(batch, made, strict=True):
+            for (p, seed), (pixels, picture, bits, depth, statistic) in zip(batch, made, strict=True):
                 name = prompts[p] if isinstance(prompts[p], str) else "(features)"
-                images.append(GeneratedImage(_to_image(pixels), name, seed, depth, statistic, bits, pixels))
+                image = Image.frombytes("RGB", picture.shape[1::-1], np.ascontiguousarray(picture))
+                images.append(GeneratedImage(image, name, seed, depth, statistic, bits, pixels))
         return Generation(tuple(images), time.perf_counter() - started, clock.scale_seconds, clock.analysis_seconds)
 
     def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[ObservedScale]:
@@ -287,8 +297,8 @@ class Session:
         dense: bool,
         clock: Clock,
         callback: StepCallback | None,
-    ) -> list[tuple[np.ndarray, tuple[np.ndarray, ...], int, float | None]]:
-        """Pixels, bits, depth and statistic of every image of a batch."""
+    ) -> list[tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...], int, float | None]]:
+        """Pixels, picture, bits, depth and statistic of every image of a batch."""
         guided = any(value != 1 for value in sampling.guidance)
         unconditional = None
         if guided:
@@ -325,14 +335,15 @@ class Session:
             groups = parted
             if callback:
                 callback(self, scale, clock.elapsed(), {})
-        made: dict[int, tuple[np.ndarray, int]] = {}
+        made: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
         for group in groups:
-            for image, pixels in zip(group.members, self.backend.decode(group.state), strict=True):
-                made[image] = pixels, scales if group.depth is None else group.depth
+            decoded = self.backend.decode_pictures(group.state)
+            for image, pixels, picture in zip(group.members, *decoded, strict=True):
+                made[image] = pixels, picture, scales if group.depth is None else group.depth
         # An engine may hand over bits that are still on their way; here they are waited for.
         arrays = [tuple(np.asarray(one) for one in own) for own in bits]
         clock.settle()
-        return [(made[i][0], arrays[i], made[i][1], statistics[i]) for i in range(len(texts))]
+        return [(*made[i][:2], arrays[i], made[i][2], statistics[i]) for i in range(len(texts))]
 
     def _kept(self, scale: int, depth: int | None) -> tuple[int, ...] | None:
         """Kept counts for the adaptive graph; None where the dense graph does, since nothing needs observing."""
@@ -395,8 +406,3 @@ def _per_scale(name: str, value: float | Sequence[float], scales: int, zero: boo
     if not all(np.isfinite(one) and (one > 0 or (zero and one == 0)) for one in values):
         raise UsageError(f"{name} {values}; expected finite numbers {'of at least' if zero else 'above'} 0")
     return values
-
-
-def _to_image(pixels: np.ndarray) -> Image.Image:
-    scaled = np.clip((pixels.transpose(1, 2, 0) + 1) * 127.5, 0, 255)
-    return Image.fromarray(scaled.astype(np.uint8))

@@ -29,6 +29,7 @@ from toprovar.models.nano.vocabulary import WORDS
 from toprovar.pipeline.compile import compile_model
 from toprovar.pipeline.targets import Target
 from toprovar.plan import DepthRule, SparsityPlan
+from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.session import GeneratedImage
 
 LAYERS, WIDTH, HEADS, BITS, CHANNELS, WORDS_AT_MOST = 2, 64, 2, 16, 32, 24
@@ -39,6 +40,8 @@ PROMPTS = (
     "three red triangles",
 )
 TARGET = 0.7
+REFERENCE = EngineOptions(reference=True)
+"""The torch backend by the model's own modules, also where it has a GPU."""
 
 
 @contextlib.contextmanager

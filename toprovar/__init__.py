@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from toprovar.errors import ToProVARError as ToProVARError
     from toprovar.manifest import Manifest as Manifest
     from toprovar.plan import SparsityPlan as SparsityPlan
+    from toprovar.runtime.backends.base import EngineOptions as EngineOptions
     from toprovar.stats import CalibrationStats as CalibrationStats
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CalibrationStats": "toprovar.stats",
+    "EngineOptions": "toprovar.runtime.backends.base",
     "Manifest": "toprovar.manifest",
     "Session": "toprovar.runtime.session",
     "SparsityPlan": "toprovar.plan",
@@ -28,6 +30,7 @@ _HOMES = {
 
 __all__ = [
     "CalibrationStats",
+    "EngineOptions",
     "Manifest",
     "Session",
     "SparsityPlan",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Mapping
 
 from rich.console import Console
 
-__all__ = ["diagnostics", "print_json", "results"]
+__all__ = ["diagnostics", "print_json", "remark_once", "results"]
 
 
 def diagnostics() -> Console:
     """The console for progress and remarks, on stderr."""
     return Console(stderr=True)
+
+
+@functools.cache
+def remark_once(line: str) -> None:
+    """Prints a line on stderr, unless this process has printed it before."""
+    diagnostics().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def results() -> Console:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from toprovar.registry import Registry
 
-__all__ = ["BACKBONES", "BACKENDS", "COMMANDS", "POLICIES", "RESTORATIONS", "SELECTORS", "STATISTICS", "SUITES"]
+__all__ = [
+    "BACKBONES",
+    "BACKENDS",
+    "BUILDS",
+    "COMMANDS",
+    "POLICIES",
+    "RESTORATIONS",
+    "SELECTORS",
+    "STATISTICS",
+    "STUDIES",
+    "SUITES",
+]
 
 BACKBONES = Registry("backbone", "toprovar.models", "BACKBONE")
 BACKENDS = Registry("backend", "toprovar.runtime.backends", "BACKEND")
+BUILDS = Registry("backend to compile for", "toprovar.pipeline.builds", "BUILD")
 COMMANDS = Registry("command", "toprovar.commands", "command")
 POLICIES = Registry("policy", "toprovar.calibration.policies", "POLICY")
 RESTORATIONS = Registry("restoration", "toprovar.models.restorations", "RESTORATION")

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from toprovar.console import diagnostics
 from toprovar.errors import ArtefactError, UsageError
 from toprovar.grid import Pair, draw_grid
+from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.session import GeneratedImage, Session
 
 __all__ = ["EXAMPLES_FILE", "Options", "generate"]
@@ -55,6 +56,7 @@ def generate(
     options: Options,
     *,
     backend: str | None = None,
+    engine: EngineOptions = EngineOptions(),  # noqa: B008  frozen
     dense: bool = False,
     grid: bool = False,
     demo: bool = False,
@@ -67,6 +69,7 @@ def generate(
         output: a PNG file for one image or a grid, else a folder.
         options: sampling.
         backend: engine; as compiled if None.
+        engine: how it is to work.
         dense: compute every token.
         grid: one picture of dense beside sparse, with both times.
         demo: eight of the deployment's own prompts.
@@ -84,7 +87,7 @@ def generate(
     several = len(prompts) * options.images_per_prompt > 1
     if grid or not several:
         _check_file(output)
-    with Session.open(folder, backend) as session:
+    with Session.open(folder, backend, options=engine) as session:
         if grid:
             return _write_grid(session, prompts, output, options)
         return _write_images(session, prompts, output, options, dense, several)

@@ -19,9 +19,13 @@ from toprovar.artefact import (
 )
 from toprovar.conform import Pattern, refuse
 
-__all__ = ["FORMAT", "Manifest", "ModelRecord", "SamplingDefaults", "TextRecord"]
+__all__ = ["FORMAT", "Manifest", "ModelRecord", "Precision", "SamplingDefaults", "TextRecord"]
 
 FORMAT = "toprovar-deployment"
+
+Precision = Literal["fp32", "bf16", "fp8"]
+"""Of weights, cache and activations; ``fp8`` rounds the operands of the large products and leaves the rest in bf16."""
+
 Name = Annotated[str, Pattern(r"\S(.*\S)?", "a name")]
 
 
@@ -92,11 +96,14 @@ class TextRecord(Artefact):
             `features` where the caller gives the encoder's output.
         channels: Channels of a text token.
         max_tokens: Text tokens at most.
+        source: Folder of the encoder, for backends that load it themselves; None where the model brings its own, or
+            has none.
     """
 
     kind: Literal["words", "t5", "features"]
     channels: Count
     max_tokens: Count
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +113,11 @@ class Manifest(Artefact):
     Attributes:
         toprovar_version: Version that compiled it.
         backend: Backend that it was compiled for.
+        precision: What the backend computes in unless a call says otherwise; None leaves it to the backend.
         model: The model.
         sampling: Sampling defaults.
         text: How prompts are encoded.
-        gpu: GPU that engines were built on; None where the folder is portable.
+        gpu: GPU that it was compiled on and for; None where the folder is portable.
         versions: Versions of the packages that compiled it.
         files: Hash of every other file, by its path relative to the folder, with `/`.
     """
@@ -118,6 +126,7 @@ class Manifest(Artefact):
     format: Literal["toprovar-deployment"] = field(default="toprovar-deployment", kw_only=True)
     toprovar_version: Name
     backend: Name
+    precision: Precision | None
     model: ModelRecord
     sampling: SamplingDefaults
     text: TextRecord

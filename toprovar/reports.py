@@ -118,7 +118,7 @@ def manifest_table(manifest: Manifest) -> Table:
         "guidance": _series(sampling.guidance),
         "temperature": _series(sampling.temperature),
         "top-k, top-p": f"{sampling.top_k}, {sampling.top_p:g}",
-        "backend": manifest.backend + (f", engines for {manifest.gpu}" if manifest.gpu else ""),
+        "backend": ", ".join(filter(None, (manifest.backend, manifest.precision, manifest.gpu))),
         "compiled with": f"toprovar {manifest.toprovar_version}",
         "packages": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "files": str(len(manifest.files)),

@@ -18,6 +18,7 @@ from toprovar.evaluation.fidelity import MOST_PSNR, psnr
 from toprovar.extensions import SUITES
 from toprovar.jsonfile import write_text
 from toprovar.progress import Stages
+from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.session import GeneratedImage, Session
 
 __all__ = ["Scored", "evaluate"]
@@ -51,6 +52,7 @@ def evaluate(
     limit: int | None = None,
     dense: bool = False,
     backend: str | None = None,
+    engine: EngineOptions = EngineOptions(),  # noqa: B008  frozen
     output: Path | None = None,
 ) -> dict[str, Any]:
     """Scores a deployment.
@@ -61,6 +63,7 @@ def evaluate(
         limit: use this many prompts, spread over the suite.
         dense: score the dense model only.
         backend: engine; as compiled if None.
+        engine: how it is to work.
         output: JSON report to write.
 
     Returns:
@@ -74,7 +77,7 @@ def evaluate(
     images: dict[bool, list[GeneratedImage]] = {mode: [] for mode in modes}
     seconds = dict.fromkeys(modes, 0.0)
     analysis = dict.fromkeys(modes, 0.0)
-    with Session.open(folder, backend) as session, Stages() as stages:
+    with Session.open(folder, backend, options=engine) as session, Stages() as stages:
         for mode in modes:
             session(prompts[0].text, dense=mode)  # loads the graphs
         for index, prompt in enumerate(prompts):
@@ -100,9 +103,11 @@ def evaluate(
                 psnr=quality,
                 analysis_share=analysis[mode] / seconds[mode],
             )
-    _print(scored, suite, len(prompts))
+        ran = session.backend.describe()
+    _print(scored, f"{suite} on {ran}: {len(prompts)} prompts, one image each")
     summary = {
         "suite": suite,
+        "engine": ran,
         "prompts": len(prompts),
         **{name: dataclasses.asdict(one) for name, one in scored.items()},
     }
@@ -125,8 +130,8 @@ def _mean_flops(session: Session, images: list[GeneratedImage]) -> float:
     return float(np.mean(shares))
 
 
-def _print(scored: dict[str, Scored], suite: str, prompts: int) -> None:
-    table = Table(title=f"{suite}: {prompts} prompts, one image each")
+def _print(scored: dict[str, Scored], title: str) -> None:
+    table = Table()
     table.add_column("")
     for name in scored:
         table.add_column(name, justify="right")
@@ -138,4 +143,4 @@ def _print(scored: dict[str, Scored], suite: str, prompts: int) -> None:
     rows.append(("PSNR to dense, dB", ["" if one.psnr is None else f"{one.psnr:.1f}" for one in scored.values()]))
     for name, cells in rows:
         table.add_row(name, *cells)
-    results().print(table)
+    results().print(title, table, sep="\n")

@@ -15,6 +15,7 @@ from toprovar.evaluation.report.studies import Study, read_studies
 from toprovar.generation import EXAMPLES_FILE
 from toprovar.manifest import Manifest
 from toprovar.plan import SparsityPlan
+from toprovar.precision import PRECISION, PrecisionErrors
 from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats
 
@@ -37,6 +38,7 @@ class Material:
         stats: Its calibration.
         quality: Its marks.
         examples: Images and times.
+        precision: What reduced precision does.
         studies: Comparisons with other plans.
     """
 
@@ -45,6 +47,7 @@ class Material:
     stats: CalibrationStats | Missing
     quality: Quality | Missing
     examples: Examples | Missing
+    precision: PrecisionErrors | Missing
     studies: tuple[Study | Missing, ...]
 
 
@@ -68,6 +71,7 @@ def gather(folder: Path, open_session: OpenSession | None, prompts: int, progres
         _stats(deployment),
         read_quality(folder),
         _examples(deployment, open_session, prompts, progress),
+        _precision(deployment),
         read_studies(folder),
     )
 
@@ -86,6 +90,20 @@ def _stats(deployment: Deployment) -> CalibrationStats | Missing:
     if (stats.model_sha256, stats.layers, stats.schedule) != (plan.model_sha256, plan.layers, grids):
         return Missing(f"Not shown: {CALIBRATION} is of another model or schedule; {remedy}.")
     return stats
+
+
+def _precision(deployment: Deployment) -> PrecisionErrors | Missing:
+    remedy = "`toprovar-compile MODEL --backend torch` measures it on an NVIDIA GPU, and with --precision anywhere"
+    path = deployment.folder / PRECISION
+    if not path.is_file():
+        return Missing(f"Not shown: nothing was measured in reduced precision; {remedy}.")
+    try:
+        measured = PrecisionErrors.load(path)
+    except ArtefactError as error:
+        return Missing(f"Not shown: {error}.")
+    if any(len(errors) != len(deployment.plan.scales) for errors in measured.errors.values()):
+        return Missing(f"Not shown: {PRECISION} is of another schedule; {remedy}.")
+    return measured
 
 
 def _examples(

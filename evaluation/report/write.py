@@ -22,6 +22,7 @@ from toprovar.evaluation.report.sections import (
     images,
     kept,
     layers,
+    precision,
     sensitivity,
     studies,
     summary,
@@ -38,6 +39,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     cost.make,
     images.make,
     sensitivity.make,
+    precision.make,
     studies.make,
 )
 """The page, in order."""

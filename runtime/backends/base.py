@@ -9,19 +9,38 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from toprovar import signature
-from toprovar.errors import ArtefactError, BackendError
-from toprovar.manifest import ModelRecord
+from toprovar.errors import ArtefactError, BackendError, UsageError
+from toprovar.manifest import ModelRecord, Precision
 from toprovar.pruning import Pruning, Unconditional
 from toprovar.runtime.clock import HostMoment, Moment
 
-__all__ = ["Backend", "Controls", "State", "StepResult"]
+__all__ = ["Backend", "Controls", "EngineOptions", "State", "StepResult"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is to work, as its user asks for it; what is not asked for is left to deployment and engine.
+
+    Attributes:
+        precision: what it computes in.
+        low_vram: spares the device's memory where that costs only time.
+        reference: the model's own modules in fp32, which everything else is compared with.
+    """
+
+    precision: Precision | None = None
+    low_vram: bool = False
+    reference: bool = False
+
+    def asked(self) -> tuple[str, ...]:
+        """Names of what is asked for."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
 
 @dataclass(frozen=True)
@@ -96,9 +115,13 @@ class Backend(ABC):
 
     Raises:
         ArtefactError: the tables are of another schedule.
+
+    Attributes:
+        takes: names of the `EngineOptions` that `open` carries out.
     """
 
     name: str
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -120,6 +143,24 @@ class Backend(ABC):
                     "compile the model again: the schedule of a deployment cannot be edited",
                     field=f"scales[{scale}]",
                 )
+
+    @classmethod
+    def check_options(cls, options: EngineOptions) -> None:
+        """Refuses what this engine cannot be asked for.
+
+        Raises:
+            UsageError: an option that `open` does not carry out.
+        """
+        refused = [name.replace("_", "-") for name in options.asked() if name not in cls.takes]
+        if refused:
+            raise UsageError(
+                f"the backend {cls.name} takes no {' and no '.join(f'--{name}' for name in refused)}",
+                "leave it out, or choose another with --backend",
+            )
+
+    def describe(self) -> str:
+        """What runs, and where, in a few words."""
+        return self.name
 
     def __enter__(self) -> Self:
         return self
@@ -242,6 +283,12 @@ class Backend(ABC):
     def decode(self, state: State) -> np.ndarray:
         """The images, float32 [B, 3, height, width] in [-1, 1]."""
         return self.decode_impl(state.tensors["summed"])
+
+    def decode_pictures(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """The images as `decode` gives them, and as bytes, uint8 [B, height, width, 3]."""
+        pixels = self.decode(state)
+        scaled = np.clip((pixels.transpose(0, 2, 3, 1) + 1) * 127.5, 0, 255)
+        return pixels, scaled.astype(np.uint8)
 
     def summed(self, state: State) -> np.ndarray:
         """The sum of the codes so far on the final grid, float32 [B, z, h, w]."""

@@ -16,9 +16,11 @@ from toprovar.errors import BackendError
 from toprovar.machine import usable_cores
 from toprovar.manifest import ModelRecord
 from toprovar.pruning import Pruning
-from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
+from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State, StepResult
 
 __all__ = ["BACKEND", "OnnxRuntimeBackend"]
+
+_DENSE = "graphs/dense.onnx"
 
 
 class OnnxRuntimeBackend(Backend):
@@ -48,9 +50,23 @@ class OnnxRuntimeBackend(Backend):
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     @classmethod
-    def open(cls, deployment: Deployment, source: str | None = None) -> OnnxRuntimeBackend:
-        """Loads a deployment; `source` is ignored, since the graphs hold the weights."""
-        del source
+    def open(
+        cls,
+        deployment: Deployment,
+        source: str | None = None,
+        options: EngineOptions = EngineOptions(),  # noqa: B008  frozen
+    ) -> OnnxRuntimeBackend:
+        """Loads a deployment; `source` is ignored, since the graphs hold the weights.
+
+        Raises:
+            BackendError: the deployment holds no graphs.
+        """
+        del source, options
+        if _DENSE not in deployment.manifest.files:
+            raise BackendError(
+                f"this deployment holds no ONNX graphs: it was compiled for {deployment.manifest.backend}",
+                "compile the model for onnxruntime, or leave out --backend",
+            )
         grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
         graphs = deployment.folder / "graphs"
         return cls(deployment.manifest.model, grids, load_constants(graphs), graphs, deployment.plan.pruning)

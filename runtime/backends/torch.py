@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from toprovar import signature
-from toprovar.console import diagnostics
 from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError, CheckpointError
@@ -24,15 +23,15 @@ from toprovar.manifest import Manifest, ModelRecord
 from toprovar.models.loader import LoadedModel, load_model
 from toprovar.models.observer import Observer
 from toprovar.models.step import Decode, Prompt, ScaleStep
-from toprovar.plugins.fae.schema import HEAD_DIMS
 from toprovar.pruning import Pruning
-from toprovar.runtime.backends.base import Backend, Controls, State, StepResult
-from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State, StepResult
 from toprovar.runtime.clock import Moment
+from toprovar.runtime.cuda.faults import naming_faults
 from toprovar.runtime.cuda.generation import Handle
 from toprovar.runtime.cuda.moment import DeviceMoment
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.cuda.runtime import GENERATION, Runtime
+from toprovar.runtime.cuda.support import choose_runtime
 
 __all__ = ["BACKEND", "Tap", "TorchBackend"]
 
@@ -70,6 +69,7 @@ class TorchBackend(Backend):
     """
 
     name = "torch"
+    takes: ClassVar[frozenset[str]] = frozenset({"precision", "low_vram", "reference"})
 
     def __init__(
         self,
@@ -89,12 +89,17 @@ class TorchBackend(Backend):
         self._text = loaded.text
         self._encode = encode
         self._loaded, self._observer = loaded, observer
-        self._low_vram = runtime is not None and runtime.low_vram
+        self._options = runtime
         self._runtime: Runtime | None = None
         if runtime is not None and observer is None:
-            self._runtime = Runtime(
-                loaded.backbone, loaded.vae, model, grids, constants, pruning, runtime, self._device
-            )
+            encoder = 0 if loaded.text is None else _bytes(loaded.text.module)
+            parts = loaded.backbone, loaded.vae, model, grids, constants, pruning, runtime, self._device
+            self._runtime = Runtime(*parts, encoder)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model."""
+        return self._loaded
 
     @functools.cached_property
     def _modules(self) -> _Modules:
@@ -112,24 +117,27 @@ class TorchBackend(Backend):
 
     @classmethod
     def open(
-        cls, deployment: Deployment, source: str | None = None, runtime: RuntimeOptions | None = None
+        cls,
+        deployment: Deployment,
+        source: str | None = None,
+        options: EngineOptions = EngineOptions(),  # noqa: B008  frozen
     ) -> TorchBackend:
         """Loads the checkpoint that a deployment was compiled from.
 
         Args:
             deployment: gives plan and tables.
             source: the checkpoint; the manifest's own if left out.
-            runtime: how to work on a GPU that the runtime supports; the model's own modules if left out, until the
-                runtime has been shown to be right on a GPU.
+            options: how to work; on an NVIDIA GPU the runtime runs unless the model's own modules are asked for.
 
         Raises:
-            BackendError: the checkpoint, or the VAE beside it, is not to be found or not the one that was compiled; or
-                the deployment was compiled for this backend on another GPU.
+            BackendError: the checkpoint, or the VAE beside it, is not to be found or not the one that was compiled; the
+                deployment was compiled for this backend on another GPU; or the model does not fit the GPU.
         """
         model = deployment.manifest.model
-        _check_gpu(deployment.manifest)
+        if not options.reference:
+            _check_gpu(deployment.manifest)
         try:
-            loaded = load_model(source or model.source)
+            loaded = load_model(source or model.source, text_encoder=_text_encoder(deployment))
         except CheckpointError as error:
             raise BackendError(
                 f"the torch backend loads the checkpoint itself, but {error.message}",
@@ -143,13 +151,19 @@ class TorchBackend(Backend):
             )
         grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
         constants = load_constants(deployment.folder / "graphs")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encode: Encode | None = None
         if loaded.text is None and _TEXT_GRAPH in deployment.manifest.files:
+            from toprovar.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
             encode = OnnxRuntimeBackend.open(deployment).encode_text_impl
-        chosen = runtime if runtime is not None and _supports(model, device) else None
+        runtime = choose_runtime(loaded.backbone, loaded.vae, device, options, deployment.manifest.precision)
+        if runtime is not None:
+            from toprovar.runtime.cuda.kernel_store import offer_kernels
+
+            offer_kernels(deployment)
         return cls(
-            model, grids, constants, loaded, deployment.plan.pruning, device=device, encode=encode, runtime=chosen
+            model, grids, constants, loaded, deployment.plan.pruning, device=device, encode=encode, runtime=runtime
         )
 
     @staticmethod
@@ -158,11 +172,18 @@ class TorchBackend(Backend):
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
         return f"PyTorch {torch.__version__} on {where}"
 
+    def describe(self) -> str:
+        """The runtime and its precision, or the model's own modules, and the device."""
+        where = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "the CPU"
+        what = "own modules in fp32" if self._options is None else f"CUDA runtime in {self._options.precision}"
+        return f"{self.name} ({what} on {where})"
+
     def moment(self) -> Moment:
         """On the device's clock: neither the runtime nor torch waits for a GPU."""
         return DeviceMoment() if self._device.type == "cuda" else super().moment()
 
     @torch.inference_mode()
+    @naming_faults()
     def encode_text_impl(self, token_ids: np.ndarray) -> np.ndarray:
         """Runs ``text``."""
         if self._text is None and self._encode is not None:
@@ -174,10 +195,11 @@ class TorchBackend(Backend):
             (features,) = self._call("text", None, module.to(self._device), {"token_ids": token_ids})
             return _to_host(features)
         finally:
-            if self._low_vram:
+            if self._options is not None and self._options.low_vram:
                 module.to("cpu")
 
     @torch.inference_mode()
+    @naming_faults()
     def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         """Runs ``prompt``; the runtime does so at the first scale."""
         if self._runtime is not None and self.tap is None:
@@ -187,6 +209,7 @@ class TorchBackend(Backend):
         return dict(zip(names, outputs, strict=True))
 
     @torch.inference_mode()
+    @naming_faults()
     def step_impl(self, state: State, controls: Controls) -> StepResult:
         """Runs ``dense`` or ``adaptive``."""
         if self._runtime is not None and _is_runtimes(state):
@@ -198,6 +221,7 @@ class TorchBackend(Backend):
         return self.collect(state, controls, dict(zip(module.signature.outputs, outputs, strict=True)))
 
     @torch.inference_mode()
+    @naming_faults()
     def probe(self, state: State, controls: Controls) -> tuple[StepResult, np.ndarray]:
         """Runs the state's scale through the adaptive graph as `step` does, and shows the logits.
 
@@ -205,11 +229,12 @@ class TorchBackend(Backend):
             What `step` returns, and the logit of 1 less that of 0 of every bit, float32 [B, L, bits], before noise.
 
         Raises:
-            BackendError: the generation runs on the GPU's runtime, which shows no logits.
+            BackendError: the generation runs on the GPU's runtime, and that was not asked to show logits.
         """
-        if _is_runtimes(state):
-            raise BackendError("the runtime shows no logits", "probe a backend without one")
         state = self.checked(state, controls)
+        if self._runtime is not None and _is_runtimes(state):
+            result, logits = self._runtime.probe(state, controls)
+            return result, _to_host(logits[..., 1] - logits[..., 0])
         given = {**state.tensors, **self.step_inputs(state, controls)}
         module = self._modules.adaptive
         tensors = {name: self._to_tensor(given[name]) for name in module.signature.inputs}
@@ -218,11 +243,21 @@ class TorchBackend(Backend):
         return self.collect(state, controls, named), _to_host(logits[..., 1] - logits[..., 0])
 
     @torch.inference_mode()
+    @naming_faults()
     def decode_impl(self, summed: Any) -> np.ndarray:
         """Runs ``decode``."""
         if self._runtime is not None and self.tap is None:
-            return self._runtime.decode(summed).read()
+            return self._runtime.decode(summed)[0].read()
         return _to_host(self._call("decode", None, self._modules.decode, {"summed": summed})[0])
+
+    @torch.inference_mode()
+    @naming_faults()
+    def decode_pictures(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Runs ``decode``; the runtime rounds to bytes before the way to the host."""
+        if self._runtime is None or self.tap is not None:
+            return super().decode_pictures(state)
+        pixels, pictures = self._runtime.decode(state.tensors["summed"])
+        return pixels.read(), pictures.read()
 
     def close(self) -> None:
         """Frees the runtime's memory."""
@@ -245,6 +280,7 @@ class TorchBackend(Backend):
         return _to_host(tensor)
 
     @torch.inference_mode()
+    @naming_faults()
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
         if isinstance(tensor, np.ndarray):
@@ -269,7 +305,7 @@ def _check_gpu(manifest: Manifest) -> None:
     if found != manifest.gpu:
         raise BackendError(
             f"this deployment was compiled for {manifest.gpu}; this machine has {found}",
-            "compile the model again on this machine, or use --backend onnxruntime, which runs it as it is",
+            "compile the model again on this machine, or for onnxruntime, which runs anywhere",
         )
 
 
@@ -278,21 +314,14 @@ def _is_runtimes(state: State) -> bool:
     return GENERATION in state.tensors or "features" in state.tensors
 
 
-def _supports(model: ModelRecord, device: str) -> bool:
-    """Whether the runtime can run a model here; if not on a GPU, a remark says why."""
-    if device != "cuda":
-        return False
-    problems = []
-    if model.head_dim not in HEAD_DIMS:
-        problems.append(f"heads of {model.head_dim} channels, it takes {', '.join(map(str, HEAD_DIMS))}")
-    if importlib.util.find_spec("triton") is None:
-        problems.append("Triton is not installed")
-    if torch.cuda.get_device_capability() < (8, 0):
-        problems.append("the GPU has no bf16")
-    if problems:
-        remark = f"the CUDA runtime cannot run this model ({'; '.join(problems)}): running it eagerly in fp32"
-        diagnostics().print(remark, markup=False, highlight=False)
-    return not problems
+def _text_encoder(deployment: Deployment) -> Path | None:
+    """Folder of a text encoder that the model does not bring, where no graph has it; None where nobody needs it."""
+    source = deployment.manifest.text.source
+    return None if source is None or _TEXT_GRAPH in deployment.manifest.files else Path(source)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:

@@ -21,6 +21,7 @@ class _Call:
 
     summed: Tensor
     images: Tensor
+    pictures: Tensor
     replay: Replay
 
 
@@ -39,20 +40,25 @@ class Decoding:
         self._decoder = None if passing else load()
         self._calls: dict[tuple[int, ...], _Call] = {}
 
-    def __call__(self, summed: Tensor) -> HostCopy:
-        """Summed codes fp32 [B, z, h, w] to images fp32 [B, 3, height, width] in [-1, 1]."""
+    def __call__(self, summed: Tensor) -> tuple[HostCopy, HostCopy]:
+        """Summed codes fp32 [B, z, h, w] to images.
+
+        Returns:
+            fp32 [B, 3, height, width] in [-1, 1], and the same rounded down to bytes, uint8 [B, height, width, 3].
+        """
         if self._decoder is None:
-            images = HostCopy(torch.cat(list(map(self._load(), summed.split(1)))))
+            images = torch.cat(list(map(self._load(), summed.split(1))))
+            made = HostCopy(images), HostCopy(_bytes(images))
             if summed.is_cuda:
                 torch.cuda.empty_cache()
-            return images
+            return made
         shape = tuple(summed.shape)
         if shape not in self._calls:
             self._calls[shape] = self._prepare(self._decoder, summed)
         call = self._calls[shape]
         call.summed.copy_(summed)
         call.replay()
-        return HostCopy(call.images)
+        return HostCopy(call.images), HostCopy(call.pictures)
 
     def forget(self) -> None:
         """Drops graphs and their buffers; the weights stay."""
@@ -62,9 +68,16 @@ class Decoding:
         count, _, height, width = like.shape
         summed = torch.zeros_like(like, memory_format=torch.contiguous_format)
         images = torch.zeros(count, 3, height * self._stride, width * self._stride, device=like.device)
+        pictures = torch.zeros(*images.movedim(1, 3).shape, dtype=torch.uint8, device=like.device)
 
         def work() -> None:
             for one, out in zip(summed.split(1), images.split(1), strict=True):
                 out.copy_(decoder(one))
+            pictures.copy_(_bytes(images))
 
-        return _Call(summed, images, Replay(work, self._recorder))
+        return _Call(summed, images, pictures, Replay(work, self._recorder))
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """As `Backend.decode_pictures`, to the same bytes."""
+    return ((images.movedim(1, 3) + 1) * 127.5).clamp(0, 255).to(torch.uint8)

@@ -5,26 +5,40 @@ from __future__ import annotations
 from torch import Tensor
 
 from toprovar.runtime.cuda.decoder_ops import PlainDecoderOps
-from toprovar.runtime.cuda.kernels import group_norm
+from toprovar.runtime.cuda.kernels import features, group_norm
 
 __all__ = ["FusedDecoderOps"]
 
 
 class FusedDecoderOps(PlainDecoderOps):
-    """Each in one or two passes over the features."""
+    """Each in one pass over the features; numbers of channels that are no power of two take their moments plainly."""
 
-    def statistics(
-        self, x: Tensor, bias: Tensor | None, weight: Tensor, shift: Tensor, groups: int
-    ) -> tuple[Tensor, Tensor]:
-        """One pass; numbers of channels that are no power of two take the plain way."""
-        if any(size & (size - 1) for size in (x.shape[1], groups)):
-            return super().statistics(x, bias, weight, shift, groups)
-        return group_norm.statistics(x, bias, weight, shift, groups)
-
-    def silu(self, x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    def moments(self, x: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         """One pass."""
-        return group_norm.affine_silu(x, gain, shift)
+        return group_norm.moments(x, bias, groups) if _even(x.shape[1], groups) else super().moments(x, bias, groups)
 
-    def add(self, x: Tensor, bias: Tensor | None, other: Tensor | None, other_bias: Tensor | None) -> Tensor:
+    def affine(self, moments: Tensor, bias: Tensor | None, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """One launch."""
+        if not _even(len(weight), moments.shape[3]):
+            return super().affine(moments, bias, weight, shift)
+        return group_norm.affine(moments, bias, weight, shift)
+
+    def silu(self, x: Tensor, gain: Tensor, shift: Tensor, inplace: bool = False) -> Tensor:
         """One pass."""
-        return group_norm.add(x, bias, other, other_bias)
+        return features.affine_silu(x, gain, shift, inplace)
+
+    def add(
+        self, x: Tensor, bias: Tensor | None, other: Tensor, other_bias: Tensor | None, groups: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """One pass, moments included."""
+        if not _even(x.shape[1], groups):
+            return super().add(x, bias, other, other_bias, groups)
+        return features.add(x, bias, other, other_bias, groups)
+
+    def interleave(self, x: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Tensor | None]:
+        """One pass, moments included."""
+        return features.interleave(x, bias, groups) if _even(len(bias), groups) else super().interleave(x, bias, groups)
+
+
+def _even(channels: int, groups: int) -> bool:
+    return not (channels & (channels - 1) or groups & (groups - 1))

@@ -11,14 +11,16 @@ from toprovar.plugins.fae.configs import HopperConfig, TritonConfig, choose_conf
 from toprovar.plugins.fae.launcher import launch
 from toprovar.runtime.cuda.kernels import rank
 from toprovar.runtime.cuda.kernels.attend_text import attend_text
+from toprovar.runtime.cuda.kernels.fold_text import FEW, fold, weigh, weigh_few
 from toprovar.runtime.cuda.kernels.restore import restore
 from toprovar.runtime.cuda.kernels.rotate_and_store import rotate_and_store
 from toprovar.runtime.cuda.kernels.round_rows import round_rows
 from toprovar.runtime.cuda.kernels.sample import sample
 from toprovar.runtime.cuda.kernels.update_norm import update_norm
-from toprovar.runtime.cuda.ops import Branch, Norm, PlainOps, ResizeTables, Sampling, TextCache
+from toprovar.runtime.cuda.ops import Branch, Norm, PlainOps, ResizeTables, Sampling
 from toprovar.runtime.cuda.rows import Rows
 from toprovar.runtime.cuda.scaled import Scaled, ScaledLinear
+from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText
 from toprovar.runtime.cuda.weights import Linear
 
 __all__ = ["FusedOps"]
@@ -33,6 +35,9 @@ def _device(index: int) -> tuple[tuple[int, int], int]:
 class FusedOps(PlainOps):
     """`PlainOps` in few passes; on a CPU, in Triton's interpreter, products and attention stay plain."""
 
+    def __init__(self) -> None:
+        self._exact: set[tuple[int, ...]] = set()
+
     def gelu_linear(self, x: Tensor, layer: Linear, out: Tensor) -> Tensor:
         """GELU in the product's epilogue."""
         if not x.is_cuda:
@@ -43,10 +48,16 @@ class FusedOps(PlainOps):
         """With fast accumulation, whose error is far below that of rounding the operands."""
         if not x.values.is_cuda:
             return super().scaled_linear(x, layer, out)
-        weight = layer.weight
-        return torch.ops.aten._scaled_mm.out(
-            x.values, weight.values.t(), x.column, weight.column.t(), layer.bias, None, out.dtype, True, out=out
-        )
+        shape = *x.values.shape, len(layer.bias)
+        if shape not in self._exact:
+            try:
+                return _scaled_product(x, layer, out, fast=True)
+            except RuntimeError as error:
+                # cuBLAS has no such product with a bias for some shapes of few rows, and says so before it launches.
+                if "CUBLAS_STATUS_NOT_SUPPORTED" not in str(error):
+                    raise
+                self._exact.add(shape)
+        return _scaled_product(x, layer, out, fast=False)
 
     def round(self, x: Tensor, out: Scaled) -> None:
         """One pass."""
@@ -108,9 +119,24 @@ class FusedOps(PlainOps):
             rows // images * heads, kept, keys.shape[2], dim, query.element_size(), capability, processors
         )
 
-    def attend_text(self, query: Tensor, text: TextCache, out: Tensor) -> None:
+    def attend_text(self, query: Tensor, text: KeptText, out: Tensor) -> None:
         """Only as many keys as a row has."""
         attend_text(query, text.keys, text.values, text.lengths, out)
+
+    def score_text(self, x: Tensor, text: FoldedText, scores: Tensor) -> None:
+        """A product and a pass, or for few tokens one launch."""
+        if x.shape[1] > FEW:
+            super().score_text(x, text, scores)
+        else:
+            weigh_few(x, text.keys, text.bias, (x.shape[2] // text.bias.shape[1]) ** -0.5, scores)
+
+    def weigh(self, scores: Tensor, bias: Tensor, scale: float) -> None:
+        """One pass."""
+        weigh(scores, bias, scale)
+
+    def fold(self, text: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """One launch."""
+        fold(text, weight, bias, out)
 
     def order(self, values: Tensor) -> Tensor:
         """By counting."""
@@ -131,3 +157,10 @@ class FusedOps(PlainOps):
     ) -> Tensor:
         """From logits to codes in one pass."""
         return sample(logits, sampling.noise, sampling.scalars, guided, height, factor, bits)
+
+
+def _scaled_product(x: Scaled, layer: ScaledLinear, out: Tensor, fast: bool) -> Tensor:
+    weight = layer.weight
+    return torch.ops.aten._scaled_mm.out(
+        x.values, weight.values.t(), x.column, weight.column.t(), layer.bias, None, out.dtype, fast, out=out
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from toprovar.errors import BackendError
 from toprovar.runtime.cuda.slot import Slot
+from toprovar.runtime.cuda.text_buffer import TextForm
 
 __all__ = ["Handle"]
 
@@ -17,7 +18,7 @@ class Handle:
     Attributes:
         slot: where its keys are.
         halves: rows an image that go on, at most the slot's.
-        text: tokens of its text buffer.
+        text: forms of the images' texts.
         past: keys that each layer has cached.
         owners: one object a scale that has run, which the slot holds as long as the keys are this generation's.
         update_owner: likewise for cached updates.
@@ -25,7 +26,7 @@ class Handle:
 
     slot: Slot
     halves: int
-    text: int
+    text: tuple[TextForm, ...]
     past: tuple[int, ...]
     owners: tuple[object, ...]
     update_owner: object = None

@@ -10,6 +10,8 @@ import torch
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
 
+from toprovar.runtime.cuda.faults import naming_faults
+
 __all__ = ["HostCopy"]
 
 
@@ -47,7 +49,8 @@ class HostCopy(NDArrayOperatorsMixin):
     def read(self) -> np.ndarray:
         """The array."""
         if self._event is not None:
-            self._event.synchronize()
+            with naming_faults():
+                self._event.synchronize()
             self._event = None
         return self._host.numpy()
 

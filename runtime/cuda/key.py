@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toprovar.runtime.cuda.text_buffer import TextForm
+
 __all__ = ["StepKey"]
 
 
@@ -21,7 +23,7 @@ class StepKey:
         carried_logits: logits were carried over.
         updates: the layers' updates are to be cached.
         updated_scale: the scale whose updates are cached.
-        text: tokens of the text buffer.
+        text: forms of the images' texts.
     """
 
     scale: int
@@ -33,4 +35,4 @@ class StepKey:
     carried_logits: bool
     updates: bool
     updated_scale: int
-    text: int
+    text: tuple[TextForm, ...]

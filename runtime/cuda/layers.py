@@ -8,7 +8,8 @@ from toprovar.runtime.cuda.ops import Branch, Norm, PlainOps
 from toprovar.runtime.cuda.rows import Rows
 from toprovar.runtime.cuda.scaled import Scaled, ScaledLinear
 from toprovar.runtime.cuda.slot import Slot
-from toprovar.runtime.cuda.weights import Linear, Weights
+from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText, TextForm
+from toprovar.runtime.cuda.weights import LayerWeights, Linear, Weights
 
 __all__ = ["LayerRunner", "Stream"]
 
@@ -63,16 +64,26 @@ class LayerRunner:
         slot: buffers.
         ops: how to compute.
         rope: [2, L, D / 2].
-        text: tokens of the text buffer.
+        text: forms of the images' texts.
         halves: rows an image, at most the slot's.
         by_image: matrix products see one image at a time.
     """
 
     def __init__(
-        self, weights: Weights, slot: Slot, ops: PlainOps, rope: Tensor, text: int, halves: int, by_image: bool
+        self,
+        weights: Weights,
+        slot: Slot,
+        ops: PlainOps,
+        rope: Tensor,
+        text: tuple[TextForm, ...],
+        halves: int,
+        by_image: bool,
     ) -> None:
         self._weights, self._slot, self._ops, self._rope = weights, slot, ops, rope
-        self._text = slot.text(text)
+        self._texts = [
+            slot.text(form).rows(slice(image * slot.halves, (image + 1) * slot.halves, slot.halves // halves))
+            for image, form in enumerate(text)
+        ]
         self._step = slot.halves // halves
         self._parts = slot.images if by_image else 1
 
@@ -96,18 +107,39 @@ class LayerRunner:
         stream.add(branch, gain1, rows)
 
         stream.norm(rows, Norm(weights.norm[:1], weights.norm[1:], modulated=False), plain)
-        query = slot.wide(count, width)
-        self._linear(plain, weights.query, query)
-        text = self._text.layer(layer, self._step)
-        self._ops.attend_text(self._heads(query, rows)[:, :, 0], text, self._heads(plain, rows)[:, :, 0])
-        self._linear(plain, weights.cross, branch)
-        stream.add(branch, None, rows)
+        adds = rows.everything and any(isinstance(text, FoldedText) for text in self._texts)
+        target = stream.x.flatten(0, 1) if adds else branch
+        for text, own, out in zip(self._texts, plain.chunk(slot.images), target.chunk(slot.images), strict=True):
+            self._read_text(text.layer(layer), weights, own, out, adds)
+        if not adds:
+            stream.add(branch, None, rows)
 
         stream.norm(rows, Norm(scale2, shift2, modulated=True), normed)
         inner = slot.wide(count, slot.shapes.hidden)
         self._linear(self._inner(normed, weights.fc1, inner), weights.fc2, branch)
         stream.add(branch, gain2, rows)
         return nats
+
+    def _read_text(
+        self, text: KeptText | FoldedText, weights: LayerWeights, x: Tensor, out: Tensor, adds: bool
+    ) -> None:
+        """Attention of one image's tokens [M, C] to its text, projections included, into or added to `out` [M, C]."""
+        ops, shapes = self._ops, self._slot.shapes
+        rows = len(text.keys)
+        if isinstance(text, FoldedText):
+            scores = self._slot.wide(len(x), text.keys.shape[1])
+            given, work, result = (part.view(rows, -1, part.shape[1]) for part in (x, scores, out))
+            ops.attend_folded(given, text, work, result, adds)
+            return
+        query = self._slot.wide(len(x), shapes.width)
+        ops.linear(x, weights.query, query)
+        given, read = (part.view(rows, -1, shapes.heads, shapes.head_dim) for part in (query, x))
+        ops.attend_text(given, text, read)
+        if adds:
+            # To the bits that the norm which follows would have stored, had it added this image's share.
+            out += ops.linear(x, weights.cross, query)
+        else:
+            ops.linear(x, weights.cross, out)
 
     def _operand(self, count: int, width: int) -> Scaled:
         return self._slot.scaled(count, width, self._parts)

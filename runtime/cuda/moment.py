@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from toprovar.runtime.clock import Moment
+from toprovar.runtime.cuda.faults import naming_faults
 
 __all__ = ["DeviceMoment"]
 
@@ -20,5 +21,6 @@ class DeviceMoment(Moment):
         """Seconds since an earlier one; waits for the device."""
         if not isinstance(earlier, DeviceMoment):
             raise TypeError(f"{type(earlier).__name__} is no moment of a device")
-        self._event.synchronize()
+        with naming_faults():
+            self._event.synchronize()
         return float(earlier._event.elapsed_time(self._event)) / 1000

@@ -17,9 +17,10 @@ from toprovar.models.tokens import ascending, resize
 from toprovar.plugins.fae.torch_op import flash_attention_entropy
 from toprovar.runtime.cuda.rows import Rows
 from toprovar.runtime.cuda.scaled import Scaled, ScaledLinear
+from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText
 from toprovar.runtime.cuda.weights import Linear
 
-__all__ = ["Branch", "Norm", "PlainOps", "ResizeTables", "Sampling", "TextCache", "bits_to_map"]
+__all__ = ["Branch", "Norm", "PlainOps", "ResizeTables", "Sampling", "bits_to_map"]
 
 _EPS = 1e-6
 
@@ -52,23 +53,6 @@ class Branch:
     values: Tensor
     gain: Tensor | None
     rows: Rows
-
-
-@dataclass(frozen=True)
-class TextCache:
-    """A layer's keys and values of the text, inside a buffer of all layers.
-
-    Attributes:
-        keys: [R, T, H, D].
-        values: likewise.
-        lengths: text tokens of every row, int32 [R], of any stride.
-        bias: [R, 1, 1, T], 0 for a token and the most negative number for padding.
-    """
-
-    keys: Tensor
-    values: Tensor
-    lengths: Tensor
-    bias: Tensor
 
 
 @dataclass(frozen=True)
@@ -207,11 +191,43 @@ class PlainOps:
         out.copy_(output.transpose(1, 2))
         return entropy
 
-    def attend_text(self, query: Tensor, text: TextCache, out: Tensor) -> None:
+    def attend_text(self, query: Tensor, text: KeptText, out: Tensor) -> None:
         """Attention of queries [R, K, H, D] to the text, into `out` of the same shape."""
         keys, values = text.keys.transpose(1, 2), text.values.transpose(1, 2)
         output = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=text.bias)
         out.copy_(output.transpose(1, 2))
+
+    def attend_folded(self, x: Tensor, text: FoldedText, scores: Tensor, out: Tensor, adds: bool = False) -> None:
+        """Attention to the text with the projections around it.
+
+        Args:
+            x: [R, K, C].
+            text: of the same rows.
+            scores: [R, K, H * T] to work in.
+            out: [R, K, C].
+            adds: to what is in `out`.
+        """
+        self.score_text(x, text, scores)
+        if adds:
+            out.baddbmm_(scores, text.values)
+        else:
+            torch.bmm(scores, text.values, out=out)
+
+    def score_text(self, x: Tensor, text: FoldedText, scores: Tensor) -> None:
+        """The weights of folded text for `x` [R, K, C] into `scores` [R, K, H * T]."""
+        torch.bmm(x, text.keys.transpose(1, 2), out=scores)
+        head_dim = x.shape[2] // text.bias.shape[1]
+        self.weigh(scores, text.bias, head_dim**-0.5)
+
+    def weigh(self, scores: Tensor, bias: Tensor, scale: float) -> None:
+        """Scores [R, K, H * T] to weights, by head, in place: softmax of ``scores * scale + bias`` [R, H, T]."""
+        value = scores.unflatten(2, bias.shape[1:]).float() * scale + bias.unsqueeze(1)
+        scores.copy_(value.softmax(-1).flatten(2))
+
+    def fold(self, text: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """Keys or values [R, T, H, D] times a matrix [H, D, C], and a head's share of a bias [C], into [R, H, T, C]."""
+        folded = torch.einsum("rthd,hdc->rhtc", text.float(), weight.float())
+        out.copy_(folded if bias is None else folded + bias / text.shape[2])
 
     def order(self, values: Tensor) -> Tensor:
         """The stable order [B, L] that sorts values [B, L], int64."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-__all__ = ["Precision", "RuntimeOptions"]
+from toprovar.manifest import Precision
 
-Precision = Literal["fp32", "bf16", "fp8"]
+__all__ = ["RuntimeOptions"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class RuntimeOptions:
         decoder_rows: rows of pixels that the image decoder computes at a time; 0 for all of them.
         low_vram: text encoder and image decoder are on the device only while they work; the decoder then runs call by
             call.
+        shows_logits: logits can be probed; nothing is captured then.
     """
 
     precision: Precision = "bf16"
@@ -38,6 +38,7 @@ class RuntimeOptions:
     text_multiple: int = 64
     decoder_rows: int = 0
     low_vram: bool = False
+    shows_logits: bool = False
 
     @classmethod
     def plain(cls) -> RuntimeOptions:

@@ -96,4 +96,5 @@ class SlotPool:
         for one in dropped:
             one.slot.owners.clear()
             one.slot.programs.clear()  # which hold their slot
+            one.slot.text_programs.clear()
         self._tenancies = [one for one in self._tenancies if one not in dropped]

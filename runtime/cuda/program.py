@@ -6,6 +6,7 @@ have the same place, and everything else is written before it is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +97,8 @@ class ScaleProgram:
         if self._left_out:
             slot.summed_out.copy_(slot.summed_in)
         else:
-            torch.add(slot.summed_in, resize(codes, scale.up_rows, scale.up_columns), out=slot.summed_out)
+            added = self._by_image(lambda one: resize(one, scale.up_rows, scale.up_columns), codes)
+            torch.add(slot.summed_in, added, out=slot.summed_out)
         if self._adaptive and self._key.ranks:
             self._rank(scores, order.carried(), given["prior"])
 
@@ -141,12 +143,23 @@ class ScaleProgram:
         level = weights.levels[self._key.scale]
         if scale.shown_rows is None or scale.shown_columns is None:
             return x.copy_(slot.start[:: self._step] + level)
-        shown = resize(slot.summed_in, scale.shown_rows, scale.shown_columns)
-        if self._engine.factor > 1:
-            shown = F.pixel_unshuffle(shown, self._engine.factor)
-        tokens = F.linear(shown.flatten(2).transpose(1, 2), weights.embed.weight, weights.embed.bias) + level
-        x.unflatten(0, (-1, self._all.halves)).copy_(tokens.unsqueeze(1))
+        rows, columns = scale.shown_rows, scale.shown_columns
+
+        def embed(summed: Tensor) -> Tensor:
+            shown = resize(summed, rows, columns)
+            if self._engine.factor > 1:
+                shown = F.pixel_unshuffle(shown, self._engine.factor)
+            return F.linear(shown.flatten(2).transpose(1, 2), weights.embed.weight, weights.embed.bias) + level
+
+        x.unflatten(0, (-1, self._all.halves)).copy_(self._by_image(embed, slot.summed_in).unsqueeze(1))
         return x
+
+    def _by_image(self, work: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Small products over images [B, ...], image by image where an image must not depend on its batch.
+
+        Rankings depend on every bit: a bilinear resize makes equal values, whose order rounding decides.
+        """
+        return torch.cat(list(map(work, x.split(1)))) if self._engine.by_image and len(x) > 1 else work(x)
 
     def _run_layers(
         self, stream: Stream, order: TokenOrder, restorer: Restorer, given: dict[str, Tensor]
@@ -225,7 +238,7 @@ class ScaleProgram:
         """Values [B, L, d, 2] on the next scale's grid."""
         scale = self._scale
         grid = values.flatten(2).transpose(1, 2).unflatten(2, (scale.height, -1))
-        carried = resize(grid, scale.carry_rows, scale.carry_columns).flatten(2).transpose(1, 2)
+        carried = self._by_image(self._on_next_grid, grid).flatten(2).transpose(1, 2)
         self._slot.pairs_out(name, carried.shape[1]).copy_(carried.unflatten(2, (-1, 2)))
 
     def _rank(self, scores: list[Tensor], carried: Tensor | None, prior: Tensor) -> None:
@@ -233,6 +246,9 @@ class ScaleProgram:
         scale, slot = self._scale, self._slot
         values = torch.stack(scores).mean(0) if scores else prior
         slot.entropy(self._tokens).copy_(values)
-        grid = (values if carried is None else carried).unflatten(1, (scale.height, -1)).unsqueeze(1)
-        following = resize(grid, scale.carry_rows, scale.carry_columns).flatten(1)
+        grid = (values if carried is None else carried).float().unflatten(1, (scale.height, -1)).unsqueeze(1)
+        following = self._by_image(self._on_next_grid, grid).flatten(1)
         slot.prior_out(following.shape[1]).copy_(following)
+
+    def _on_next_grid(self, grid: Tensor) -> Tensor:
+        return resize(grid, self._scale.carry_rows, self._scale.carry_columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,27 @@ from torch import Tensor
 
 from toprovar.errors import BackendError
 from toprovar.manifest import ModelRecord
-from toprovar.models.bsq_vae import BSQVAE
-from toprovar.models.infinity import Infinity
+from toprovar.models.tensors import DecoderTensors, PackedDecoder, PackedTransformer, TransformerTensors
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Controls, State, StepResult
 from toprovar.runtime.cuda.choose_ops import choose_decoder_ops, choose_ops
 from toprovar.runtime.cuda.decoder import Decoder
 from toprovar.runtime.cuda.decoding import Decoding
+from toprovar.runtime.cuda.faults import DeviceFault, naming_faults
 from toprovar.runtime.cuda.generation import Handle
 from toprovar.runtime.cuda.graphs import Recorder, Replay
 from toprovar.runtime.cuda.host_copy import HostCopy
 from toprovar.runtime.cuda.key import StepKey
-from toprovar.runtime.cuda.memory import MemoryEstimate, available_bytes, estimate, require
+from toprovar.runtime.cuda.memory import MemoryEstimate, available_bytes, cheaper, estimate, gibibytes, require
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.cuda.pool import SlotPool
 from toprovar.runtime.cuda.program import Engine, ScaleProgram
 from toprovar.runtime.cuda.slot import Shapes, Slot
+from toprovar.runtime.cuda.support import fp8_obstacle
 from toprovar.runtime.cuda.tables import Tables
-from toprovar.runtime.cuda.text import prepare
+from toprovar.runtime.cuda.text import TextProgram
+from toprovar.runtime.cuda.text_buffer import TextForm
+from toprovar.runtime.cuda.watched_ops import watched
 from toprovar.runtime.cuda.weights import Weights
 
 __all__ = ["GENERATION", "Runtime"]
@@ -52,6 +55,7 @@ class Runtime:
         pruning: what the plan fixes.
         options: how to work.
         device: where.
+        encoder: bytes of the text encoder, which shares the device.
 
     Raises:
         BackendError: the model does not fit the device.
@@ -59,55 +63,86 @@ class Runtime:
 
     def __init__(
         self,
-        backbone: Infinity,
-        vae: BSQVAE,
+        backbone: PackedTransformer,
+        vae: PackedDecoder,
         model: ModelRecord,
         grids: Sequence[tuple[int, int]],
         constants: Mapping[str, np.ndarray],
         pruning: Pruning,
         options: RuntimeOptions,
         device: torch.device,
+        encoder: int = 0,
     ) -> None:
         self._model, self._pruning, self._options, self._device = model, pruning, options, device
         self._factor = 2 if model.patchify else 1
         self._shapes = _shapes(backbone, model, grids, pruning, options)
         self._most_text = backbone.config.text_max_tokens
         if options.precision == "fp8":
-            _check_fp8(self._shapes, options, device)
-        self.estimate = self._estimate(backbone, vae, 1)
+            problem = fp8_obstacle(self._shapes.width, self._shapes.hidden, device)
+            if problem is not None:
+                raise BackendError(problem, "use bf16")
+        tensors, decoder = backbone.tensors(), vae.decoder_tensors()
+        self.estimate = self._estimate(tensors, decoder, encoder, options)
         if device.type == "cuda":
-            require(self.estimate, available_bytes(device), f"{model.source} in {options.precision}")
+            remedies = self._remedies(tensors, decoder, encoder)
+            require(self.estimate, available_bytes(device), f"{model.source} in {options.precision}", remedies)
         self._lock = threading.RLock()
         self._failure: str | None = None
         self._closed = False
         self._pool = SlotPool(self._make_slot, self._fits, len(grids))
         with self._guarded():
-            self._recorder = Recorder(device) if options.captured and device.type == "cuda" else None
-            weights = Weights.load(backbone, options.dtype, device, options.precision == "fp8")
+            captured = options.captured and not options.shows_logits
+            self._recorder = Recorder(device) if captured and device.type == "cuda" else None
+            weights = Weights.load(tensors, options.dtype, device, options.precision == "fp8")
             tables = Tables(grids, constants, device)
+            self._shown: list[Tensor] = []
             ops = choose_ops(options, device)
+            if options.shows_logits:
+                ops = watched(ops, self._shown.append)
             by_image = options.batch_invariant
             self._engine = Engine(weights, tables, pruning, model.guidance_layers, self._factor, ops, by_image)
             self._decoding = Decoding(
-                lambda: Decoder(vae, options.dtype, device, choose_decoder_ops(options, device), options.decoder_rows),
+                lambda: Decoder(
+                    decoder, options.dtype, device, choose_decoder_ops(options, device), options.decoder_rows
+                ),
                 model.image_height // model.latent_height,
                 self._recorder,
                 options.low_vram,
             )
 
-    def _estimate(self, backbone: Infinity, vae: BSQVAE, images: int) -> MemoryEstimate:
-        item = torch.empty(0, dtype=self._options.dtype).element_size()
-        text = min(self._options.text_multiple, self._most_text)
-        return estimate(backbone, vae, self._shapes, images, 2, item, text)
+    def _estimate(
+        self, model: TransformerTensors, decoder: DecoderTensors, encoder: int, options: RuntimeOptions
+    ) -> MemoryEstimate:
+        """For one image with guidance."""
+        shapes = replace(self._shapes, scaled=options.precision == "fp8")
+        text = min(options.text_multiple, self._most_text)
+        return estimate(model, decoder, shapes, 1, 2, options.dtype.itemsize, text, encoder, options.low_vram)
+
+    def _remedies(self, model: TransformerTensors, decoder: DecoderTensors, encoder: int) -> list[str]:
+        """What would need less memory."""
+        own = self._options
+        others = {
+            "--precision bf16": replace(own, precision="bf16"),
+            "--precision fp8": replace(own, precision="fp8"),
+            "--low-vram": replace(own, low_vram=True),
+        }
+        estimates = {name: self._estimate(model, decoder, encoder, other) for name, other in others.items()}
+        return [*cheaper(self.estimate, estimates), "compiling for a lower --resolution"]
 
     def _make_slot(self, images: int, halves: int) -> Slot:
+        if not self._fits(images, halves):
+            needed = sum(self._shapes.bytes_of(images * halves, images, self._options.dtype.itemsize).values())
+            raise BackendError(
+                f"a batch of {images} needs {gibibytes(needed)} for cache and activations; the GPU has "
+                f"{gibibytes(available_bytes(self._device))} free",
+                "run fewer images at a time, or free the GPU; the session can be used again",
+            )
         return Slot(self._shapes, images, halves, self._options.dtype, self._device)
 
     def _fits(self, images: int, halves: int) -> bool:
         if self._device.type != "cuda":
             return True
-        item = torch.empty(0, dtype=self._options.dtype).element_size()
-        needed = sum(self._shapes.bytes_of(images * halves, images, item).values())
+        needed = sum(self._shapes.bytes_of(images * halves, images, self._options.dtype.itemsize).values())
         return needed <= available_bytes(self._device)
 
     def step(self, state: State, controls: Controls) -> StepResult:
@@ -124,6 +159,14 @@ class Runtime:
             self._program(handle.slot, key)()
             return self._collect(state, controls, handle, key)
 
+    def probe(self, state: State, controls: Controls) -> tuple[StepResult, Tensor]:
+        """As `step`, with the guided logits that the bits were drawn from, over temperature, fp32 [B, L, d, 2]."""
+        if not self._options.shows_logits:
+            raise BackendError("this runtime was not asked to show logits", "open one that shows_logits")
+        self._shown.clear()
+        result = self.step(state, controls)
+        return result, self._shown.pop()
+
     def _begin(self, state: State) -> Handle:
         """Takes a slot and prepares the text that `begin` put into the state."""
         features, mask = state.tensors["features"], state.tensors["mask"]
@@ -132,12 +175,25 @@ class Runtime:
         # Of the rows of a state the conditional ones come first; a slot has those of an image side by side.
         rows = [half * images + image for image in range(images) for half in range(halves)]
         lengths = [int(length) for length in mask.sum(1)[rows]]
-        multiple = self._options.text_multiple
-        text = min(-(-max(lengths) // multiple) * multiple, max(self._most_text, max(lengths)))
-        given = torch.from_numpy(np.ascontiguousarray(features[rows])).to(self._device)
-        prepare(self._engine.weights, slot, slot.text(text), given, lengths, multiple)
+        head_dim, multiple = self._model.head_dim, self._options.text_multiple
+        longest = (max(lengths[image * halves : (image + 1) * halves]) for image in range(images))
+        forms = tuple(TextForm.of(length, head_dim, multiple) for length in longest)
+        program, replay = self._text_program(slot, forms)
+        program.feed(features[rows], lengths)
+        replay()
         slot.forget_updates()
-        return self._pool.hold(Handle(slot, halves, text, (0,) * self._model.layers, ()))
+        return self._pool.hold(Handle(slot, halves, forms, (0,) * self._model.layers, ()))
+
+    def _text_program(self, slot: Slot, forms: tuple[TextForm, ...]) -> tuple[TextProgram, Replay]:
+        if forms not in slot.text_programs:
+            program = TextProgram(self._engine.weights, slot, forms, self._engine.ops)
+            slot.text_programs[forms] = program, Replay(program.run, self._recorder)
+        return slot.text_programs[forms]
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        """A copy that is queued and not waited for."""
+        host = torch.from_numpy(array)
+        return host.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else host
 
     def _key(self, state: State, controls: Controls, handle: Handle) -> StepKey:
         tokens = self._engine.tables.scales[state.scale].tokens
@@ -161,10 +217,8 @@ class Runtime:
         """Copies what a step reads into the slot."""
         slot.summed_in.copy_(state.tensors["summed"])
         scalars = np.array([controls.guidance, controls.temperature, controls.certain], np.float32)
-        host = torch.from_numpy(np.concatenate([scalars, controls.noise.ravel()]))
-        if self._device.type == "cuda":
-            host = host.pin_memory()
-        slot.host_inputs[: len(host)].copy_(host, non_blocking=True)
+        given = self._to_device(np.concatenate([scalars, controls.noise.ravel()]))
+        slot.host_inputs[: len(given)].copy_(given)
         tokens = controls.noise.shape[1]
         if controls.kept is not None:
             prior = state.prior.tensor if isinstance(state.prior, HostCopy) else torch.from_numpy(state.prior)
@@ -225,19 +279,21 @@ class Runtime:
         new.start.copy_(old.start[picked])
         new.modulation.copy_(old.modulation[:, picked])
         new.head_modulation.copy_(old.head_modulation[picked])
-        source, target = old.text(handle.text), new.text(handle.text)
-        for name in ("tensor", "lengths", "bias"):
-            getattr(target, name).copy_(getattr(source, name)[picked])
+        text = tuple(handle.text[image] for image in images)
+        for form in set(text):
+            source, target = old.text(form), new.text(form)
+            for field in fields(source):
+                getattr(target, field.name).copy_(getattr(source, field.name)[picked])
         new.forget_updates()
         for scale, updates in old.updates.items():
             for theirs, own in zip(updates, new.update(scale, updates[0].shape[1]), strict=True):
                 own.copy_(theirs[picked])
         new.owners[:] = handle.owners
         new.update_owner = handle.update_owner
-        return replace(handle, slot=new)
+        return replace(handle, slot=new, text=text)
 
-    def decode(self, summed: Tensor) -> HostCopy:
-        """Summed codes fp32 [B, z, h, w] to images fp32 [B, 3, height, width] in [-1, 1]."""
+    def decode(self, summed: Tensor) -> tuple[HostCopy, HostCopy]:
+        """Summed codes fp32 [B, z, h, w] to images, fp32 [B, 3, height, width] in [-1, 1], and to their bytes."""
         with self._lock, self._guarded():
             return self._decoding(summed)
 
@@ -259,19 +315,14 @@ class Runtime:
         if self._failure is not None:
             raise BackendError(f"cannot go on: {self._failure}", "open a new session, in a new process if a GPU failed")
         try:
-            yield
-        except RuntimeError as error:
-            reason = next(iter(str(error).splitlines()), "")
-            if not any(name in reason for name in ("CUDA", "cuDNN", "CUBLAS")):
-                raise
-            if "out of memory" in reason:
+            with naming_faults():
+                yield
+        except DeviceFault as fault:
+            if fault.recoverable:
                 self._release()
-                raise BackendError(
-                    f"the GPU is out of memory ({reason})",
-                    "run fewer images at a time, or free the GPU; the session can be used again",
-                ) from error
-            self._failure = f"the GPU failed ({reason})"
-            raise BackendError(self._failure, "start a new process; what it was doing is lost") from error
+            else:
+                self._failure = fault.message
+            raise
 
     def _release(self) -> None:
         """Gives up every generation and graph."""
@@ -281,25 +332,8 @@ class Runtime:
         torch.cuda.empty_cache()
 
 
-def _check_fp8(shapes: Shapes, options: RuntimeOptions, device: torch.device) -> None:
-    """Refuses what row-wise fp8 products cannot do.
-
-    Raises:
-        BackendError: the GPU has none, or the model's widths are none that they take.
-    """
-    if options.fused and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        raise BackendError(
-            f"{torch.cuda.get_device_name(device)} has no fp8 products; expected compute capability 8.9 or later",
-            "use bf16",
-        )
-    if shapes.width % 16 or shapes.hidden % 16:
-        raise BackendError(
-            f"a model {shapes.width} and {shapes.hidden} channels wide in fp8; expected multiples of 16", "use bf16"
-        )
-
-
 def _shapes(
-    backbone: Infinity,
+    backbone: PackedTransformer,
     model: ModelRecord,
     grids: Sequence[tuple[int, int]],
     pruning: Pruning,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from toprovar.runtime.cuda.graphs import Replay
 from toprovar.runtime.cuda.key import StepKey
-from toprovar.runtime.cuda.ops import TextCache
 from toprovar.runtime.cuda.scaled import ALIGNED, Scaled
+from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText, TextForm
 
-__all__ = ["Shapes", "Slot", "TextBuffer"]
+if TYPE_CHECKING:
+    from toprovar.runtime.cuda.text import TextProgram
+
+__all__ = ["Shapes", "Slot"]
 
 
 @dataclass(frozen=True)
@@ -66,26 +70,6 @@ class Shapes:
         return max(3 * self.width, self.hidden)
 
 
-@dataclass(frozen=True)
-class TextBuffer:
-    """Keys and values of the text in all layers.
-
-    Attributes:
-        tensor: [R, T, layers, 2, H, D].
-        lengths: int32 [R].
-        bias: [R, 1, 1, T].
-    """
-
-    tensor: Tensor
-    lengths: Tensor
-    bias: Tensor
-
-    def layer(self, layer: int, step: int) -> TextCache:
-        """A layer's share, of every `step`-th row."""
-        keys, values = self.tensor[::step, :, layer].unbind(2)
-        return TextCache(keys, values, self.lengths[::step], self.bias[::step])
-
-
 class Slot:
     """Buffers for `images` images with `halves` rows each.
 
@@ -93,6 +77,7 @@ class Slot:
         owners: by scale, who wrote its keys last; a state whose writers are no longer here is stale.
         update_owner: who wrote the cached updates last.
         programs: what has been run on these buffers, by kind.
+        text_programs: likewise for the text, by the forms of the images' texts.
     """
 
     def __init__(self, shapes: Shapes, images: int, halves: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -121,10 +106,11 @@ class Slot:
         self._scaled = self.make((rows * tokens * max(width, shapes.hidden) * shapes.scaled,), torch.float8_e4m3fn)
         self._factors = self.make(((rows * tokens + images * ALIGNED) * shapes.scaled,), single)
         self.updates: dict[int, list[Tensor]] = {}
-        self.texts: dict[int, TextBuffer] = {}
+        self.texts: dict[TextForm, KeptText | FoldedText] = {}
         self.owners: list[object] = []
         self.update_owner: object = None
         self.programs: dict[StepKey, Replay] = {}
+        self.text_programs: dict[tuple[TextForm, ...], tuple[TextProgram, Replay]] = {}
 
     def make(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A buffer of zeros."""
@@ -191,16 +177,13 @@ class Slot:
         for update in self.updates.get(0, []):
             update.zero_()
 
-    def text(self, tokens: int) -> TextBuffer:
-        """The buffer for texts of up to `tokens` tokens; made when first asked for."""
-        if tokens not in self.texts:
-            rows, shapes = self.images * self.halves, self.shapes
-            self.texts[tokens] = TextBuffer(
-                self.make((rows, tokens, shapes.layers, 2, shapes.heads, shapes.head_dim), self.dtype),
-                self.make((rows,), torch.int32),
-                self.make((rows, 1, 1, tokens), self.dtype),
-            )
-        return self.texts[tokens]
+    def text(self, form: TextForm) -> KeptText | FoldedText:
+        """The buffer, of all layers and rows, for texts of a form; made when first asked for."""
+        if form not in self.texts:
+            kind, shapes = FoldedText if form.folded else KeptText, self.shapes
+            sizes = shapes.layers, self.images * self.halves, form.tokens, shapes.heads, shapes.head_dim
+            self.texts[form] = kind.make(*sizes, self._stream)
+        return self.texts[form]
 
 
 def _part(flat: Tensor, *shape: int) -> Tensor:

@@ -1,56 +1,108 @@
-"""What a prompt gives to every scale: start, modulation, and the text's keys and values, once an image."""
+"""What a prompt gives to every scale: start, modulation, and the text as attention reads it, once an image."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toprovar.runtime.cuda.slot import Slot, TextBuffer
+from toprovar.runtime.cuda.ops import PlainOps
+from toprovar.runtime.cuda.slot import Slot
+from toprovar.runtime.cuda.text_buffer import FoldedText, TextForm
 from toprovar.runtime.cuda.weights import Linear, Weights
 
-__all__ = ["prepare"]
+__all__ = ["TextProgram"]
 
 
-def prepare(
-    weights: Weights, slot: Slot, buffer: TextBuffer, features: Tensor, lengths: list[int], multiple: int
-) -> None:
-    """Fills a slot's start, modulation and text.
+class TextProgram:
+    """Prepares the text of a slot's images.
 
     Args:
         weights: the model's.
         slot: where to write.
-        buffer: the slot's buffer for the text, long enough.
-        features: [R, T, channels], the rows of an image side by side.
-        lengths: tokens of every row.
-        multiple: an image's text is padded to a multiple of this many tokens, whatever the batch.
+        forms: of every image.
+        ops: how to compute.
+
     """
-    buffer.lengths.copy_(torch.tensor(lengths, dtype=torch.int32))
-    lowest = torch.finfo(slot.dtype).min
-    places = torch.arange(buffer.tensor.shape[1], device=slot.device)
-    buffer.bias.copy_(torch.where(places < buffer.lengths.view(-1, 1, 1, 1), 0.0, lowest))
-    for image in range(slot.images):
-        rows = slice(image * slot.halves, (image + 1) * slot.halves)
-        longest = max(lengths[rows])
-        padded = min(-(-longest // multiple) * multiple, buffer.tensor.shape[1])
-        own = features[rows, :longest]
-        own = F.pad(own, (0, 0, 0, padded - longest))
-        bias = buffer.bias[rows, :, :, :padded]
-        _prepare_image(weights, slot, rows, own, bias, buffer.tensor[rows, :padded])
 
+    def __init__(self, weights: Weights, slot: Slot, forms: tuple[TextForm, ...], ops: PlainOps) -> None:
+        self._weights, self._slot, self._forms, self._ops = weights, slot, forms, ops
+        rows, tokens = slot.images * slot.halves, max(form.tokens for form in forms)
+        channels = len(weights.text_norm)
+        # One buffer, and one copy: the features of all rows, then the rows' lengths.
+        self._given = slot.make((rows * tokens * channels + rows,), torch.float32)
+        self._host = torch.zeros(self._given.shape, pin_memory=self._given.is_cuda)
+        self._features = self._given[:-rows].view(rows, tokens, channels)
+        self._lengths = self._given[-rows:]
+        self._copied: torch.cuda.Event | None = None
 
-def _prepare_image(weights: Weights, slot: Slot, rows: slice, features: Tensor, bias: Tensor, text_out: Tensor) -> None:
-    dtype = slot.dtype
-    text = features.float()
-    text = (text * torch.rsqrt(text.square().mean(-1, keepdim=True) + 1e-6) * weights.text_norm).to(dtype)
-    pooled = _pool(weights, text, bias)
-    activated = F.silu(pooled)
-    slot.start[rows] = pooled.float().unsqueeze(1) + weights.start
-    shared = _linear(activated, weights.shared).float().unflatten(1, (6, -1))
-    torch.add(weights.modulation.unsqueeze(1), shared, out=slot.modulation[:, rows])
-    slot.head_modulation[rows] = _linear(activated, weights.head_modulation).float().unflatten(1, (2, -1))
-    text = _linear(F.gelu(_linear(text, weights.text_in), approximate="tanh"), weights.text_out)
-    text_out.copy_(_linear(text, weights.text).view(text_out.shape))
+    def feed(self, features: np.ndarray, lengths: list[int]) -> None:
+        """Queues the copy of what the next run reads.
+
+        Args:
+            features: fp32 [R, tokens, channels], the rows of an image side by side.
+            lengths: tokens of every row.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()  # of the copy before, which reads the same memory
+        rows, tokens, channels = self._features.shape
+        host = self._host[:-rows].view(rows, tokens, channels).numpy()
+        given = min(features.shape[1], tokens)
+        host[:, :given], host[:, given:] = features[:, :given], 0
+        self._host[-rows:].numpy()[:] = lengths
+        self._given.copy_(self._host, non_blocking=True)
+        if self._given.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def run(self) -> None:
+        """Writes the slot's start, modulation and text."""
+        halves = self._slot.halves
+        for image, form in enumerate(self._forms):
+            self._prepare(slice(image * halves, (image + 1) * halves), form)
+
+    def _prepare(self, rows: slice, form: TextForm) -> None:
+        weights, slot = self._weights, self._slot
+        text = self._features[rows, : form.tokens]
+        text = text * torch.rsqrt(text.square().mean(-1, keepdim=True) + 1e-6) * weights.text_norm
+        text = text.to(slot.dtype)
+        places = torch.arange(form.tokens, device=slot.device)
+        known = places < self._lengths[rows].view(-1, 1, 1, 1)
+        bias = torch.zeros(known.shape, dtype=slot.dtype, device=slot.device)
+        bias = bias.masked_fill(~known, torch.finfo(slot.dtype).min)
+        pooled = _pool(weights, text, bias)
+        activated = F.silu(pooled)
+        slot.start[rows] = pooled.float().unsqueeze(1) + weights.start
+        shared = _linear(activated, weights.shared).float().unflatten(1, (6, -1))
+        torch.add(weights.modulation.unsqueeze(1), shared, out=slot.modulation[:, rows])
+        slot.head_modulation[rows] = _linear(activated, weights.head_modulation).float().unflatten(1, (2, -1))
+        text = _linear(F.gelu(_linear(text, weights.text_in), approximate="tanh"), weights.text_out)
+        shapes = slot.shapes
+        both = _linear(text, weights.text).view(*text.shape[:2], shapes.layers, 2, shapes.heads, shapes.head_dim)
+        buffer = slot.text(form)
+        if isinstance(buffer, FoldedText):
+            self._fold(both, known, buffer.rows(rows))
+            return
+        kept = buffer.rows(rows)
+        kept.keys.copy_(both[:, :, :, 0])
+        kept.values.copy_(both[:, :, :, 1])
+        kept.lengths.copy_(self._lengths[rows])
+        kept.bias.copy_(bias)
+
+    def _fold(self, both: Tensor, known: Tensor, out: FoldedText) -> None:
+        """Keys and values [R, T, layers, 2, H, D] into the products; `known` [R, 1, 1, T] are no padding."""
+        layers, heads, dim = both.shape[2], *both.shape[4:]
+        biases = torch.stack([layer.query.bias for layer in self._weights.layers]).view(layers, heads, dim)
+        added = (both[:, :, :, 0].float() * biases.float()).sum(-1).permute(0, 2, 3, 1) * dim**-0.5
+        out.bias.copy_(added.masked_fill(~known, float("-inf")))
+        for layer, weights in enumerate(self._weights.layers):
+            query = weights.query.weight.view(heads, dim, -1)
+            cross = weights.cross.weight.view(-1, heads, dim).permute(1, 2, 0)
+            keys, values = (part[:, layer].unflatten(1, (heads, -1)) for part in (out.keys, out.values))
+            self._ops.fold(both[:, :, layer, 0], query, None, keys)
+            # The weights of a head's tokens sum to 1, so that every head may bring its share of the bias.
+            self._ops.fold(both[:, :, layer, 1], cross, weights.cross.bias, values)
 
 
 def _pool(weights: Weights, text: Tensor, bias: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from toprovar.models.infinity import Infinity
+from toprovar.models.tensors import Pair, TransformerTensors
 from toprovar.runtime.cuda.scaled import ScaledLinear, scaled
 
 __all__ = ["LayerWeights", "Linear", "Weights"]
@@ -86,14 +85,14 @@ class Weights:
     levels: Tensor
 
     @classmethod
-    def load(cls, backbone: Infinity, dtype: torch.dtype, device: torch.device, fp8: bool = False) -> Weights:
+    def load(cls, model: TransformerTensors, dtype: torch.dtype, device: torch.device, fp8: bool = False) -> Weights:
         """Copies a model's tensors to the device, one by one; what is there in `dtype` already is shared.
 
         A tensor is converted on the device, so that of a file mapped into memory each page is read once and kept
         nowhere on the host.
 
         Args:
-            backbone: the model.
+            model: its tensors.
             dtype: of the weights.
             device: where.
             fp8: round the matrices of the blocks' large products, row by row.
@@ -105,47 +104,42 @@ class Weights:
         def exact(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device, torch.float32, non_blocking=True)
 
-        def linear(module: torch.nn.Linear) -> Linear:
-            return Linear(move(module.weight), move(module.bias))
+        def linear(pair: Pair) -> Linear:
+            return Linear(move(pair.weight), move(pair.bias))
 
-        def large(weight: Tensor, bias: Tensor) -> Linear | ScaledLinear:
-            return ScaledLinear(scaled(exact(weight)), move(bias)) if fp8 else Linear(move(weight), move(bias))
+        def large(pair: Pair) -> Linear | ScaledLinear:
+            return ScaledLinear(scaled(exact(pair.weight)), move(pair.bias)) if fp8 else linear(pair)
 
-        blocks = backbone.layers
-        pool = backbone.text_proj_for_sos.ca
-        layers = []
-        for block in blocks:
-            attention, cross = block.sa, block.ca
-            bias = torch.cat([attention.q_bias, attention.zero_k_bias, attention.v_bias])
-            layers.append(
-                LayerWeights(
-                    gain=exact(attention.scale_mul_1H11).clamp_max(math.log(100.0)).exp().flatten(),
-                    qkv=large(attention.mat_qkv.weight, bias),
-                    proj=large(attention.proj.weight, attention.proj.bias),
-                    norm=exact(torch.stack([block.ca_norm.weight, block.ca_norm.bias])),
-                    query=linear(cross.mat_q),
-                    cross=linear(cross.proj),
-                    fc1=large(block.ffn.fc1.weight, block.ffn.fc1.bias),
-                    fc2=large(block.ffn.fc2.weight, block.ffn.fc2.bias),
-                )
+        layers = tuple(
+            LayerWeights(
+                gain=exact(block.gain),
+                qkv=large(block.qkv),
+                proj=large(block.proj),
+                norm=torch.stack([exact(block.norm.weight), exact(block.norm.bias)]),
+                query=linear(block.query),
+                cross=linear(block.cross),
+                fc1=large(block.fc1),
+                fc2=large(block.fc2),
             )
+            for block in model.blocks
+        )
         return cls(
-            layers=tuple(layers),
-            modulation=torch.stack([exact(block.ada_gss)[0, 0] for block in blocks]),
+            layers=layers,
+            modulation=torch.stack([exact(block.modulation) for block in model.blocks]),
             text=Linear(
-                torch.cat([move(block.ca.mat_kv.weight) for block in blocks]),
-                torch.cat([move(part) for block in blocks for part in (block.ca.zero_k_bias, block.ca.v_bias)]),
+                torch.cat([move(block.keys_values.weight) for block in model.blocks]),
+                torch.cat([move(block.keys_values.bias) for block in model.blocks]),
             ),
-            text_norm=exact(backbone.text_norm.weight),
-            text_in=linear(backbone.text_proj_for_ca[0]),
-            text_out=linear(backbone.text_proj_for_ca[2]),
-            pool_query=move(pool.mat_q),
-            pool=Linear(move(pool.mat_kv.weight), move(torch.cat([pool.zero_k_bias, pool.v_bias]))),
-            pool_out=linear(pool.proj),
-            start=exact(backbone.pos_start),
-            shared=linear(backbone.shared_ada_lin[1]),
-            head_modulation=linear(backbone.head_nm.ada_lin[1]),
-            head=Linear(move(backbone.head.weight), exact(backbone.head.bias)),
-            embed=Linear(exact(backbone.word_embed.weight), exact(backbone.word_embed.bias)),
-            levels=exact(backbone.lvl_embed.weight),
+            text_norm=exact(model.text_norm),
+            text_in=linear(model.text_in),
+            text_out=linear(model.text_out),
+            pool_query=move(model.pool_query),
+            pool=linear(model.pool),
+            pool_out=linear(model.pool_out),
+            start=exact(model.start),
+            shared=linear(model.shared),
+            head_modulation=linear(model.head_modulation),
+            head=Linear(move(model.head.weight), exact(model.head.bias)),
+            embed=Linear(exact(model.embed.weight), exact(model.embed.bias)),
+            levels=exact(model.levels),
         )

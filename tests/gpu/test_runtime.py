@@ -84,7 +84,7 @@ def test_fused_kernels_in_fp32_draw_the_eager_bits(selector: str, kept: str) -> 
 
 
 @pytest.mark.parametrize("batch", [2, 4, 8])
-@pytest.mark.parametrize("kept", ["dense", "half"])
+@pytest.mark.parametrize("kept", KEPT)
 def test_an_image_does_not_depend_on_its_batch(kept: str, batch: int) -> None:
     plan, loaded = sparse(kept=kept)
     prompts = [features(2 + index % 4, index) for index in range(batch)]
@@ -267,7 +267,7 @@ def test_the_decoder_in_bf16_is_within_45_db(rows: int) -> None:
     torch.manual_seed(0)
     vae = BSQVAE(VAEConfig(32, (64, 64), (64, 128, 256), 2, 2)).cuda().eval().requires_grad_(False)
     latent = torch.randint(0, 2, (2, 32, 24, 20), device="cuda") * 2.0 - 1
-    decoder = Decoder(vae, torch.bfloat16, torch.device("cuda"), FusedDecoderOps(), rows)
+    decoder = Decoder(vae.decoder_tensors(), torch.bfloat16, torch.device("cuda"), FusedDecoderOps(), rows)
     with torch.inference_mode():
         assert psnr(decoder(latent).cpu().numpy(), vae.decode(latent).cpu().numpy()) >= 45
 

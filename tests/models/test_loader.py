@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,3 +292,20 @@ def test_nano_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_nano_takes_no_other_parts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave out --vae and --text-encoder"):
         load_model("nano", vae=tmp_path / "vae.pth")
+
+
+def test_loading_does_not_wait_for_torchs_compiler(nano_weights: Path) -> None:
+    """It takes longer to import than a small model to load, and nothing of it is used."""
+    script = f"""
+        import sys
+        from pathlib import Path
+        from toprovar.models.loader import load_model
+        from toprovar.models.nano import settings
+
+        settings.WEIGHTS = Path({str(nano_weights)!r})
+        load_model("nano")
+        assert "torch._dynamo" not in sys.modules
+        assert "sympy" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(script)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

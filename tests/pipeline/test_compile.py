@@ -113,8 +113,8 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("arguments", "message"),
     [
         (["--policy", "toprovarr"], "unknown policy 'toprovarr'; expected one of dense, "),
-        (["--backend", "cuda"], "cannot compile for 'cuda'; expected onnxruntime"),
-        (["--backend", "torch"], "the torch backend runs any deployment"),
+        (["--backend", "cuda"], "unknown backend to compile for 'cuda'; expected one of onnxruntime, "),
+        (["--precision", "fp8"], "cannot compile for onnxruntime in fp8; expected one of fp32; leave out --precision"),
         (["--aspect-ratio", "7:1"], "7:1"),
         (["--resolution", "2M"], "--resolution"),
         (["--target-flops", "0"], "--target-flops"),

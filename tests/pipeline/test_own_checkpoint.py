@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from torch import nn
 
 from toprovar.cli import run
 from toprovar.commands.compile import command as compile_command
+from toprovar.deployment import Deployment
+from toprovar.errors import BackendError
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.runtime.session import Session
 
-from ..tiny_nano import equal_bits
+from ..tiny_nano import REFERENCE, equal_bits
 from ..tiny_t5 import CHANNELS, make_t5
 
 PROMPT = "a photo of a red circle on a table"
@@ -55,7 +58,7 @@ def test_compile_and_run(
     assert summary["image"] == [44, 88]
     assert summary["worst_error"] < 1e-3
     assert summary["expected_flops"] == pytest.approx(0.7, abs=0.02)
-    with Session.open(target) as built, Session.open(target, "torch") as reference:
+    with Session.open(target) as built, Session.open(target, "torch", options=REFERENCE) as reference:
         for dense in (True, False):
             actual = built(PROMPT, generator=3, dense=dense).images[0]
             expected = reference(PROMPT, generator=3, dense=dense).images[0]
@@ -64,3 +67,26 @@ def test_compile_and_run(
         assert actual.image.size == (88, 44)
         other = built("The quick brown fox jumps over the lazy dog.", generator=3).images[0]
         assert equal_bits(actual, other) < 0.999
+
+
+def test_compiled_for_torch_it_loads_its_text_encoder_itself(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    own, target = tmp_path / "own", tmp_path / "deployment"
+    shutil.copytree(checkpoint, own)
+    monkeypatch.chdir(own)
+    arguments = ["infinity_tiny.pth", "-o", str(target), "--text-encoder", "t5", "--prompts", "prompts.txt"]
+    arguments += ["--resolution", "0.06M", "--backend", "torch", "--policy", "dense", "--no-report"]
+    assert run(compile_command, "compile", arguments) == 0
+    monkeypatch.chdir(own)
+    text = Deployment.open(target).manifest.text
+    assert (text.kind, text.source) == ("t5", str(own / "t5"))
+    with Session.open(target) as session:
+        first, again = (session(PROMPT, generator=3).images[0] for _ in range(2))
+        other = session("The quick brown fox jumps over the lazy dog.", generator=3).images[0]
+        assert equal_bits(first, again) == 1
+        assert equal_bits(first, other) < 0.999
+    (own / "t5").rename(own / "elsewhere")
+    with pytest.raises(BackendError, match=r"the torch backend loads the checkpoint itself, but .*t5"):
+        Session.open(target)

@@ -12,11 +12,11 @@ import pytest
 
 from toprovar.errors import BackendError, ToProVARError, UsageError
 from toprovar.extensions import BACKENDS
-from toprovar.runtime.backends.base import Controls
+from toprovar.runtime.backends.base import Controls, EngineOptions
 from toprovar.runtime.noise import logistic_noise
 from toprovar.runtime.session import Session
 
-from ..tiny_nano import BITS, LAYERS, Compiled, as_nano, equal_bits, psnr, with_kept
+from ..tiny_nano import BITS, LAYERS, REFERENCE, Compiled, as_nano, equal_bits, psnr, with_kept
 
 PROMPTS = [
     "a red circle",
@@ -28,14 +28,16 @@ EVERYWHERE = ("onnxruntime", "torch")
 """Backends that run on any machine; another one may lack its library, its GPU or its engines."""
 
 
-def opened(name: str, compiled: Compiled, weights: Path) -> Session:
+def opened(name: str, compiled: Compiled, weights: Path, options: EngineOptions | None = None) -> Session:
+    """In fp32 where there is a choice, since bits are compared."""
+    exact = EngineOptions("fp32" if "precision" in BACKENDS.load(name).takes else None)
     with as_nano(weights):
-        return Session.open(compiled.folder, name)
+        return Session.open(compiled.folder, name, options=options or exact)
 
 
 @pytest.fixture(scope="module")
 def reference(compiled: Compiled, weights: Path) -> Iterator[Session]:
-    with opened("torch", compiled, weights) as session:
+    with opened("torch", compiled, weights, REFERENCE) as session:
         yield session
 
 

@@ -18,7 +18,7 @@ from toprovar.plan import DepthRule, SparsityPlan
 from toprovar.runtime.backends.base import Controls, State, StepResult
 from toprovar.runtime.session import GeneratedImage, Session
 
-from ..tiny_nano import LAYERS, Compiled, as_nano, equal_bits, psnr, with_kept
+from ..tiny_nano import LAYERS, REFERENCE, Compiled, as_nano, equal_bits, psnr, with_kept
 
 PROMPT = "a small red circle"
 LAST = 6
@@ -32,7 +32,7 @@ def session(compiled: Compiled) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def reference(compiled: Compiled, weights: Path) -> Iterator[Session]:
-    with as_nano(weights), Session.open(compiled.folder, "torch") as session:
+    with as_nano(weights), Session.open(compiled.folder, "torch", options=REFERENCE) as session:
         yield session
 
 

@@ -16,7 +16,7 @@ from toprovar.plan import DepthRule, Ranking
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
 
-from ..tiny_nano import Compiled, as_nano, equal_bits, with_kept
+from ..tiny_nano import REFERENCE, Compiled, as_nano, equal_bits, with_kept
 
 PROMPTS = ["a red circle", "two large blue squares on a white background", "three small striped yellow triangles"]
 SEEDS = [11, 5, 23]
@@ -25,7 +25,7 @@ SEEDS = [11, 5, 23]
 def make_session(compiled: Compiled, weights: Path, restoration: str, late: str) -> Session:
     """From scale 4 or 6 on three fifths of the tokens, and no unconditional half at the last scale."""
     deployment = Deployment.open(compiled.folder)
-    with as_nano(weights), Session.open(compiled.folder, "torch") as opened:
+    with as_nano(weights), Session.open(compiled.folder, "torch", options=REFERENCE) as opened:
         loaded, tokenize, constants = load_model("nano"), opened.tokenize, dict(opened.backend.constants)
     grids = [(scale.height, scale.width) for scale in deployment.plan.scales]
     constants |= restore_constants(grids)

@@ -14,7 +14,7 @@ from toprovar.errors import BackendError
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.session import Session
 
-from ..tiny_nano import Compiled, as_nano, equal_bits
+from ..tiny_nano import REFERENCE, Compiled, as_nano, equal_bits
 
 PROMPT = "two blue stars"
 
@@ -39,8 +39,8 @@ def test_a_checkpoint_without_a_text_encoder_uses_the_deployments(
     compiled: Compiled, weights: Path, checkpoint: Path
 ) -> None:
     deployment = compiled_from(compiled, checkpoint)
-    with as_nano(weights), Session.open(compiled.folder, "torch") as own:
-        backend = TorchBackend.open(deployment)
+    with as_nano(weights), Session.open(compiled.folder, "torch", options=REFERENCE) as own:
+        backend = TorchBackend.open(deployment, options=REFERENCE)
         ids = own.tokenize(PROMPT)
         np.testing.assert_allclose(backend.encode_text(ids), own.backend.encode_text(ids), atol=1e-5)
         other = Session(backend, deployment.plan, own.sampling, own.tokenize)

@@ -43,7 +43,7 @@ def test_other_missing_modules_are_bugs(module: str) -> None:
         importlib.import_module(module)
 
 
-@pytest.mark.parametrize("name", ["SparsityPlan", "CalibrationStats", "Manifest", "ToProVARError"])
+@pytest.mark.parametrize("name", ["SparsityPlan", "EngineOptions", "CalibrationStats", "Manifest", "ToProVARError"])
 def test_public_names_are_lazy(name: str) -> None:
     assert getattr(toprovar, name).__name__ == name
     assert name in dir(toprovar)

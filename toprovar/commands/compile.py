@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from toprovar.console import print_json, results
+from toprovar.engine_choice import precision_option
+from toprovar.manifest import Precision
 
 __all__ = ["command"]
 
@@ -41,6 +43,8 @@ __all__ = ["command"]
     help="Calibration prompts, one a line.  [default: the model's own]",
 )
 @click.option("--backend", metavar="NAME", default="onnxruntime", show_default=True, help="Where it will run.")
+@precision_option
+@click.option("--portable", is_flag=True, help="Leave out what is built for this machine's GPU, such as engines.")
 @click.option("--policy", metavar="NAME", default="toprovar", show_default=True, help="What decides the plan.")
 @click.option(
     "--target-flops",
@@ -100,6 +104,8 @@ def command(
     text_encoder: Path | None,
     prompts: Path | None,
     backend: str,
+    precision: Precision | None,
+    portable: bool,
     policy: str,
     target_flops: float,
     target_speedup: float | None,
@@ -132,6 +138,8 @@ def command(
         text_encoder=text_encoder,
         prompts=prompts,
         backend=backend,
+        precision=precision,
+        portable=portable,
         policy=policy,
         parameters=_parameters(settings),
         target=Target(target_speedup, max_quality_drop, target_flops),
@@ -150,9 +158,9 @@ def command(
     results().print(
         f"{output}: {model} at {width} x {height} pixels, policy {policy}",
         f"  transformer FLOPs  {summary['expected_flops']:.1%} of dense, averaged over the calibration prompts",
-        f"  verified           {_verified(summary)}",
+        f"  verified           {_verified(summary, no_verify)}",
         *([] if no_report else [f"  report             {output / 'report' / 'index.html'}"]),
-        f"  next               toprovar run {output} PROMPT -o image.png; toprovar inspect {output}",
+        f"  next               {_next(output, summary['runs_here'])}",
         sep="\n",
     )
 
@@ -165,10 +173,16 @@ def _parameters(settings: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _verified(summary: dict[str, Any]) -> str:
+def _next(output: Path, runs_here: bool) -> str:
+    if not runs_here:
+        return f"toprovar build {output}, on the machine that is to run it"
+    return f"toprovar run {output} PROMPT -o image.png; toprovar inspect {output}"
+
+
+def _verified(summary: dict[str, Any], no_verify: bool) -> str:
     if not summary["verified_calls"]:
-        return "nothing, as --no-verify asked"
+        return "nothing, as --no-verify asked" if no_verify else "nothing, since the model's own modules run"
     return (
-        f"{summary['verified_calls']} graph calls against torch: largest error {summary['worst_error']:.1e}, "
+        f"{summary['verified_calls']} calls against torch: largest error {summary['worst_error']:.1e}, "
         f"at least {summary['least_equal_bits']:.2%} equal bits"
     )

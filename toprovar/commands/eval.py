@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toprovar.console import print_json
+from toprovar.engine_choice import engine_choice
+
+if TYPE_CHECKING:
+    from toprovar.runtime.backends.base import EngineOptions
 
 __all__ = ["command"]
 
@@ -16,7 +21,7 @@ __all__ = ["command"]
 @click.option("--suite", metavar="NAME", default="shapes", show_default=True, help="What to score.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Use N prompts at most.")
 @click.option("--dense", is_flag=True, help="Compute every token.")
-@click.option("--backend", metavar="NAME", help="Where to run.  [default: as compiled]")
+@engine_choice
 @click.option(
     "-o",
     "--output",
@@ -31,6 +36,7 @@ def command(
     limit: int | None,
     dense: bool,
     backend: str | None,
+    options: EngineOptions,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -40,6 +46,6 @@ def command(
     """
     from toprovar.scoring import evaluate
 
-    summary = evaluate(folder, suite=suite, limit=limit, dense=dense, backend=backend, output=output)
+    summary = evaluate(folder, suite=suite, limit=limit, dense=dense, backend=backend, engine=options, output=output)
     if as_json:
         print_json(summary)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toprovar.console import print_json, results
+from toprovar.engine_choice import engine_choice
+
+if TYPE_CHECKING:
+    from toprovar.runtime.backends.base import EngineOptions
 
 __all__ = ["command"]
 
@@ -22,9 +27,11 @@ __all__ = ["command"]
     help="How many example prompts to draw.",
 )
 @click.option("--no-images", is_flag=True, help="Draw and measure nothing: report what DIR holds.")
-@click.option("--backend", metavar="NAME", help="Where to run.  [default: as compiled]")
+@engine_choice
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def command(folder: Path, prompts: int, no_images: bool, backend: str | None, as_json: bool) -> None:
+def command(
+    folder: Path, prompts: int, no_images: bool, backend: str | None, options: EngineOptions, as_json: bool
+) -> None:
     """Write the report of the deployment in DIR.
 
     Makes DIR/report/index.html, which needs no other file, and its figures beside it.
@@ -33,7 +40,7 @@ def command(folder: Path, prompts: int, no_images: bool, backend: str | None, as
     from toprovar.progress import Stages
     from toprovar.runtime.session import Session
 
-    open_session = None if no_images else lambda: Session.open(folder, backend)
+    open_session = None if no_images else lambda: Session.open(folder, backend, options=options)
     with Stages() as stages:
         written = write_report(folder, open_session, prompts=prompts, progress=stages.progress)
     if as_json:

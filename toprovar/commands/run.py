@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toprovar.console import print_json
+from toprovar.engine_choice import engine_choice
+
+if TYPE_CHECKING:
+    from toprovar.runtime.backends.base import EngineOptions
 
 __all__ = ["command"]
 
@@ -47,7 +52,7 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--tau", type=click.FloatRange(0, min_open=True), help="Temperature of the logits.")
 @click.option("--top-k", type=click.IntRange(min=0), help="Most likely codes to sample; 0 for all.")
 @click.option("--top-p", type=click.FloatRange(0, 1), help="Probability mass to sample from.")
-@click.option("--backend", metavar="NAME", help="Where to run.  [default: as compiled]")
+@engine_choice
 @click.option("--dense", is_flag=True, help="Compute every token.")
 @click.option("--grid", is_flag=True, help="Write one picture: dense beside sparse, with both times.")
 @click.option("--demo", is_flag=True, help="Use eight prompts of the model's own.")
@@ -64,6 +69,7 @@ def command(
     top_k: int | None,
     top_p: float | None,
     backend: str | None,
+    options: EngineOptions,
     dense: bool,
     grid: bool,
     demo: bool,
@@ -75,7 +81,9 @@ def command(
     """
     from toprovar.generation import Options, generate
 
-    options = Options(negative_prompt, seed, images_per_prompt, guidance, tau, top_k, top_p)
-    summary = generate(folder, prompts, output, options, backend=backend, dense=dense, grid=grid, demo=demo)
+    sampling = Options(negative_prompt, seed, images_per_prompt, guidance, tau, top_k, top_p)
+    summary = generate(
+        folder, prompts, output, sampling, backend=backend, engine=options, dense=dense, grid=grid, demo=demo
+    )
     if as_json:
         print_json(summary)

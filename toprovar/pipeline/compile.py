@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toprovar import __version__
 from toprovar.calibration.prompts import GENERAL_PROMPTS, read_prompts
-from toprovar.compiler.verify import GraphCheck
+from toprovar.compiler.graph_check import GraphCheck
 from toprovar.constants import save_constants
 from toprovar.deployment_writer import DeploymentWriter
-from toprovar.errors import UsageError, VerificationFailed
-from toprovar.evaluation.report.write import write_report
-from toprovar.extensions import BACKENDS, POLICIES
+from toprovar.errors import VerificationFailed
+from toprovar.extensions import BUILDS, POLICIES
 from toprovar.generation import EXAMPLES_FILE
 from toprovar.jsonfile import write_text
-from toprovar.manifest import Manifest
+from toprovar.manifest import Manifest, Precision
 from toprovar.pipeline.calibrating import calibrated
-from toprovar.pipeline.graphs import GraphStore, check_graphs
 from toprovar.pipeline.parameters import with_parameters
 from toprovar.pipeline.subject import Subject
 from toprovar.pipeline.targets import Planner, SuiteJudge, Target, find_plan
@@ -35,7 +33,6 @@ __all__ = ["compile_model"]
 
 _VERIFIED_PROMPTS = 1
 _EXAMPLES = 8
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 def compile_model(
@@ -46,6 +43,8 @@ def compile_model(
     text_encoder: Path | None = None,
     prompts: Path | None = None,
     backend: str = "onnxruntime",
+    precision: Precision | None = None,
+    portable: bool = False,
     policy: str = "toprovar",
     parameters: Mapping[str, str] | None = None,
     target: Target = Target(),  # noqa: B008  frozen
@@ -66,6 +65,8 @@ def compile_model(
         text_encoder: folder of the text encoder, where the model has none of its own.
         prompts: calibration prompts, one a line.
         backend: where it will run.
+        precision: what it computes in unless a call says otherwise; None leaves it to the backend.
+        portable: leave out what holds for this machine's GPU alone, such as engines.
         policy: what decides the plan.
         parameters: of the policy, by name, as a user writes them.
         target: what the plan is to reach.
@@ -83,11 +84,10 @@ def compile_model(
     Raises:
         ToProVARError: anything that the user can mend.
     """
-    if backend != "onnxruntime":
-        raise UsageError(
-            f"cannot compile for {backend!r}; expected onnxruntime, of the backends {', '.join(BACKENDS.names())}",
-            "the torch backend runs any deployment: toprovar run DIR --backend torch",
-        )
+    if report:  # what it needs is missed before the work, not after
+        from toprovar.evaluation.report.write import write_report
+    build_for = BUILDS.load(backend)
+    build_for.check(backend, precision, portable)
     decide = with_parameters(POLICIES.load(policy), policy, parameters or {})
     judge = SuiteJudge.of(model) if target.quality_drop is not None else None
     with Stages() as stages:
@@ -104,32 +104,43 @@ def compile_model(
             for name, content in subject.text.files().items():
                 (writer.folder / "text" / name).write_bytes(content)
             (writer.folder / EXAMPLES_FILE).write_text("\n".join(own[:_EXAMPLES]), encoding="utf-8")
-            store = GraphStore(subject, writer.folder / "builds", stages)
-            found = find_plan(Planner(decide, measured.stats, store, texts), target, judge)
-            built = store.graphs(found.plan)
-            graphs_folder = built.folder.rename(writer.folder / "graphs")
-            shutil.rmtree(store.folder)
-            save_constants(graphs_folder, subject.constants(found.plan.ranking, found.plan.restoration))
+            build = build_for(subject, writer.folder / "builds", stages, precision, portable)
+            found = find_plan(Planner(decide, measured.stats, build, texts), target, judge)
+            written = build.write(found.plan, writer.folder, texts)
+            constants = subject.constants(found.plan.ranking, found.plan.restoration)
+            save_constants(writer.folder / "graphs", constants)
             checks = []
             if verify:
-                checks = check_graphs(subject, found.plan, texts[:_VERIFIED_PROMPTS], graphs_folder, stages)
+                checks = build.verify(found.plan, writer.folder, texts[:_VERIFIED_PROMPTS])
                 _require_passed(checks, report_folder / "verify.json")
             found.plan.save(writer.folder / "plan.json")
             measured.stats.save(report_folder / "calibration.json")
             writer.manifest = Manifest(
                 toprovar_version=__version__,
                 backend=backend,
+                precision=written.precision,
                 model=subject.record,
                 sampling=subject.loaded.sampling(len(subject.grids)),
                 text=subject.loaded.text_record(),
-                gpu=None,
-                versions={name: importlib.metadata.version(name) for name in _PACKAGES} | dict(built.versions),
+                gpu=written.gpu,
+                versions=dict(_versions(build_for.packages)) | dict(written.versions),
                 files={},
             )
         measured.journal.clear()
         if report:
-            write_report(output, lambda: Session.open(output, backend), progress=stages.progress)
-    return _summary(output, subject, found.plan, measured.stats, checks, stages) | {"measured": found.measured}
+            draw = (lambda: Session.open(output, backend)) if build.runs_here else None
+            write_report(output, draw, progress=stages.progress)
+    return _summary(output, subject, found.plan, measured.stats, checks, stages) | {
+        "measured": found.measured,
+        "runs_here": build.runs_here,
+    }
+
+
+def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Those of the packages that are installed: Triton, for one, is not to be had everywhere."""
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)
 
 
 def _require_passed(checks: Sequence[GraphCheck], report: Path) -> None:

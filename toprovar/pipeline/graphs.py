@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from toprovar import interruption
 from toprovar.compiler.build import build_for_onnxruntime
 from toprovar.compiler.export_onnx import export_graph
+from toprovar.compiler.graph_check import GraphCheck
 from toprovar.compiler.modules import build_modules
 from toprovar.compiler.trace import trace_graph
-from toprovar.compiler.verify import Case, GraphCheck, GraphVerifier
+from toprovar.compiler.verify import Case, GraphVerifier
 from toprovar.compiler.weights import save_graphs
 from toprovar.pipeline.subject import Subject
 from toprovar.plan import SparsityPlan
@@ -106,7 +108,9 @@ def check_graphs(
         # A statistic may decode small pictures on the way, too.
         stages.progress("verify", len(checks), max(total, len(checks)))
 
-    backend = subject.torch_backend(plan.ranking, plan.restoration, plan.pruning.reuses_guidance)
+    # Where the graphs run, whatever the subject runs on: the modules are the verifier's, too.
+    reuses, host = plan.pruning.reuses_guidance, torch.device("cpu")
+    backend = subject.torch_backend(plan.ranking, plan.restoration, reuses, device=host)
     backend.tap = check
     session = subject.session(backend, plan)
     for prompt in prompts:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from toprovar.calibration.policy import Policy
 from toprovar.errors import UsageError
 from toprovar.extensions import SUITES
-from toprovar.pipeline.graphs import GraphStore
+from toprovar.pipeline.subject import Subject
 from toprovar.plan import SparsityPlan
 from toprovar.runtime.session import Session
 from toprovar.stats import CalibrationStats
@@ -26,6 +26,7 @@ __all__ = [
     "Planner",
     "SuiteJudge",
     "Target",
+    "Trials",
     "find_plan",
     "measure_speedup",
     "plan_for_quality",
@@ -89,6 +90,19 @@ class SuiteJudge:
         return float(SUITES.load(self.suite).score(self.prompts, images).mean)
 
 
+class Trials(Protocol):
+    """Where plans are tried (`toprovar.pipeline.builds`).
+
+    Attributes:
+        subject: the model.
+    """
+
+    subject: Subject
+
+    def session(self, plan: SparsityPlan) -> Session:
+        """A session of a plan on the engine."""
+
+
 @dataclass(frozen=True)
 class Planner:
     """Makes plans of one policy.
@@ -102,7 +116,7 @@ class Planner:
 
     policy: Policy
     stats: CalibrationStats
-    store: GraphStore
+    store: Trials
     prompts: Sequence[str]
 
     def plan(self, flops: float) -> SparsityPlan:

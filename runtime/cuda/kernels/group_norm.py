@@ -1,4 +1,4 @@
-"""Group norm with SiLU, and sums with biases, over features whose channels lie side by side."""
+"""Statistics of group norms over features whose channels lie side by side."""
 
 from __future__ import annotations
 
@@ -6,58 +6,100 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["add", "affine_silu", "statistics"]
+__all__ = ["TILE", "affine", "moments", "parts", "store_moments"]
 
 _EPS = tl.constexpr(1e-6)
-_TILE = 8192
-_PARTS = 512
-"""Programs an image that gather statistics, at most."""
+TILE = 4096
+"""Values that a program holds at a time."""
+_PARTS = 1024
+"""Programs an image that gather moments, at most."""
+
+
+def parts(pixels: int, channels: int) -> tuple[int, int, int]:
+    """Pixels of a tile, number of tiles, and number of programs that share them."""
+    block = max(TILE // channels, 1)
+    tiles = triton.cdiv(pixels, block)
+    return block, tiles, min(tiles, _PARTS)
 
 
 @triton.jit
-def _joined(count, mean, spread, other_count, other_mean, other_spread):
-    """Count, mean and sum of squared deviations of two samples together."""
-    total = tl.maximum(count + other_count, 1.0)
-    away = other_mean - mean
-    spread += other_spread + away * away * (count * other_count / total)
-    return count + other_count, mean + away * (other_count / total), spread
+def store_moments(
+    sums, squares, pivot, seen, target,
+    CHANNELS: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Count, mean and squared deviations of a program's groups.
+
+    ``sums`` and ``squares`` [pixels, CHANNELS] are of deviations from ``pivot`` [CHANNELS], which keeps what is
+    subtracted small where the mean is far from 0; ``seen`` is the number of pixels.
+    """
+    SIZE: tl.constexpr = CHANNELS // GROUPS
+    number = seen.to(tl.float32)
+    sums = tl.sum(sums, 0)
+    off = sums / number
+    spread = tl.maximum(tl.sum(squares, 0) - sums * off, 0.0)
+    means = tl.reshape(pivot + off, [GROUPS, SIZE])
+    mean = tl.sum(means, 1) / SIZE
+    far = means - mean[:, None]
+    group = tl.arange(0, GROUPS)
+    tl.store(target + group, tl.zeros([GROUPS], tl.float32) + number * SIZE)
+    tl.store(target + GROUPS + group, mean)
+    tl.store(target + 2 * GROUPS + group, tl.sum(tl.reshape(spread, [GROUPS, SIZE]) + number * far * far, 1))
+
+
+@triton.jit
+def _far(x, tile, pivot, channel, pixels, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Deviations of a tile's values, 0 where there are none, and the number of its pixels."""
+    pixel = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = (pixel < pixels)[:, None]
+    place = pixel.to(tl.int64)[:, None] * CHANNELS + channel[None, :]
+    far = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) - pivot[None, :]
+    return tl.where(inside, far, 0.0), tl.maximum(tl.minimum(pixels - tile * BLOCK, BLOCK), 0)
 
 
 @triton.jit(do_not_specialize=["pixels", "tiles"])
-def _gather(
+def _moments(
     x, bias, parts, pixels, tiles,
     CHANNELS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Statistics of every group over some tiles of pixels of one image."""
-    SIZE: tl.constexpr = CHANNELS // GROUPS
+    """Of some tiles of one image; four are on their way at a time, which hides how long memory takes to answer."""
     image = tl.program_id(1).to(tl.int64)
     channel = tl.arange(0, CHANNELS)
-    count = tl.zeros([GROUPS], tl.float32)
-    mean = tl.zeros([GROUPS], tl.float32)
-    spread = tl.zeros([GROUPS], tl.float32)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        pixel = tile * BLOCK + tl.arange(0, BLOCK)
-        inside = (pixel < pixels)[:, None]
-        place = (image * pixels + pixel[:, None]) * CHANNELS + channel[None, :]
-        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-        if BIAS:
-            value += tl.load(bias + channel)[None, :]
-        value = tl.where(inside, value, 0.0)
-        own = tl.minimum(pixels - tile * BLOCK, BLOCK).to(tl.float32) * SIZE
-        centre = tl.sum(tl.reshape(tl.sum(value, 0), [GROUPS, SIZE]), 1) / own
-        spaced = tl.reshape(tl.broadcast_to(centre[:, None], [GROUPS, SIZE]), [CHANNELS])
-        far = tl.where(inside, value - spaced[None, :], 0.0)
-        width = tl.sum(tl.reshape(tl.sum(far * far, 0), [GROUPS, SIZE]), 1)
-        count, mean, spread = _joined(count, mean, spread, own, centre, width)
-    group = tl.arange(0, GROUPS)
-    target = parts + (image * tl.num_programs(0) + tl.program_id(0)) * (3 * GROUPS) + group
-    tl.store(target, count)
-    tl.store(target + GROUPS, mean)
-    tl.store(target + 2 * GROUPS, spread)
+    x += image * pixels * CHANNELS
+    first = tl.program_id(0).to(tl.int64) * 4 * BLOCK
+    pivot = tl.load(x + first * CHANNELS + channel).to(tl.float32)
+    sums = tl.zeros([BLOCK, CHANNELS], tl.float32)
+    squares = tl.zeros([BLOCK, CHANNELS], tl.float32)
+    seen = 0
+    for tile in range(tl.program_id(0) * 4, tiles, tl.num_programs(0) * 4):
+        far0, seen0 = _far(x, tile, pivot, channel, pixels, CHANNELS, BLOCK)
+        far1, seen1 = _far(x, tile + 1, pivot, channel, pixels, CHANNELS, BLOCK)
+        far2, seen2 = _far(x, tile + 2, pivot, channel, pixels, CHANNELS, BLOCK)
+        far3, seen3 = _far(x, tile + 3, pivot, channel, pixels, CHANNELS, BLOCK)
+        sums += (far0 + far1) + (far2 + far3)
+        squares += (far0 * far0 + far1 * far1) + (far2 * far2 + far3 * far3)
+        seen += seen0 + seen1 + seen2 + seen3
+    if BIAS:
+        pivot += tl.load(bias + channel)
+    target = parts + (image * tl.num_programs(0) + tl.program_id(0)) * (3 * GROUPS)
+    store_moments(sums, squares, pivot, seen, target, CHANNELS, GROUPS)
+
+
+def moments(x: torch.Tensor, bias: torch.Tensor | None, groups: int) -> torch.Tensor:
+    """Launches; see `PlainDecoderOps.moments`. Features are channels last; channels and groups powers of two."""
+    images, channels, height, width = x.shape
+    block = max(TILE // 2 // channels, 1)
+    tiles = triton.cdiv(height * width, block)
+    programs = min(triton.cdiv(tiles, 4), _PARTS)
+    out = torch.empty(images, programs, 3, groups, device=x.device)
+    _moments[(programs, images)](
+        x, bias if bias is not None else x, out, height * width, tiles,
+        CHANNELS=channels, GROUPS=groups, BLOCK=block, BIAS=bias is not None, num_warps=8,
+    )  # fmt: skip
+    return out
 
 
 @triton.jit(do_not_specialize=["programs"])
-def _combine(
+def _affine(
     parts, bias, weight, shift, out, programs,
     CHANNELS: tl.constexpr, GROUPS: tl.constexpr, BLOCK: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
@@ -85,81 +127,15 @@ def _combine(
     tl.store(target + CHANNELS, moved)
 
 
-def statistics(
-    x: torch.Tensor, bias: torch.Tensor | None, weight: torch.Tensor, shift: torch.Tensor, groups: int
+def affine(
+    moments: torch.Tensor, bias: torch.Tensor | None, weight: torch.Tensor, shift: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Launches; see `PlainDecoderOps.statistics`. Features are channels last; channels a power of two."""
-    images, channels, height, width = x.shape
-    pixels = height * width
-    block = max(_TILE // channels, 1)
-    tiles = triton.cdiv(pixels, block)
-    programs = min(tiles, _PARTS)
-    parts = torch.empty(images, programs, 3, groups, device=x.device)
-    out = torch.empty(images, 2, channels, device=x.device)
-    given = bias if bias is not None else weight
-    _gather[(programs, images)](
-        x, given, parts, pixels, tiles,
-        CHANNELS=channels, GROUPS=groups, BLOCK=block, BIAS=bias is not None, num_warps=8,
-    )  # fmt: skip
-    _combine[(groups, images)](
-        parts, given, weight, shift, out, programs,
-        CHANNELS=channels, GROUPS=groups, BLOCK=_PARTS, BIAS=bias is not None, num_warps=4,
+    """Launches; see `PlainDecoderOps.affine`. Channels and groups are powers of two."""
+    images, programs, _, groups = moments.shape
+    channels = len(weight)
+    out = torch.empty(images, 2, channels, device=weight.device)
+    _affine[(groups, images)](
+        moments, bias if bias is not None else weight, weight, shift, out, programs,
+        CHANNELS=channels, GROUPS=groups, BLOCK=triton.next_power_of_2(programs), BIAS=bias is not None, num_warps=4,
     )  # fmt: skip
     return out[:, 0], out[:, 1]
-
-
-@triton.jit(do_not_specialize=["pixels"])
-def _affine_silu(x, gain, shift, out, pixels, x_image, affine_image, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
-    """Some values of one image."""
-    image = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < pixels * CHANNELS
-    channel = (place % CHANNELS).to(tl.int32)
-    value = tl.load(x + image * x_image + place, mask=inside, other=0.0).to(tl.float32)
-    value = value * tl.load(gain + image * affine_image + channel) + tl.load(shift + image * affine_image + channel)
-    value = value / (1 + tl.exp(-value))
-    tl.store(out + image * pixels * CHANNELS + place, value.to(out.dtype.element_ty), mask=inside)
-
-
-def affine_silu(x: torch.Tensor, gain: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Launches; see `PlainDecoderOps.silu`. Features are rows of features that are channels last."""
-    images, channels, height, width = x.shape
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    pixels = height * width
-    _affine_silu[(triton.cdiv(pixels * channels, 4096), images)](
-        x, gain, shift, out, pixels, x.stride(0), gain.stride(0), CHANNELS=channels, BLOCK=4096, num_warps=8
-    )
-    return out
-
-
-@triton.jit(do_not_specialize=["count"])
-def _add(
-    x, bias, other, other_bias, out, count, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
-    BIAS: tl.constexpr, OTHER: tl.constexpr, OTHER_BIAS: tl.constexpr,
-):  # fmt: skip
-    """Some values of all images."""
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    channel = (place % CHANNELS).to(tl.int32)
-    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
-    if BIAS:
-        value += tl.load(bias + channel)
-    if OTHER_BIAS:
-        value += tl.load(other_bias + channel)
-    if OTHER:
-        value += tl.load(other + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + place, value.to(out.dtype.element_ty), mask=inside)
-
-
-def add(
-    x: torch.Tensor, bias: torch.Tensor | None, other: torch.Tensor | None, other_bias: torch.Tensor | None
-) -> torch.Tensor:
-    """Launches; see `PlainDecoderOps.add`. Features are channels last."""
-    out = torch.empty_like(x)
-    unused = x
-    _add[(triton.cdiv(x.numel(), 4096),)](
-        x, bias if bias is not None else unused, other if other is not None else unused,
-        other_bias if other_bias is not None else unused, out, x.numel(), CHANNELS=x.shape[1], BLOCK=4096,
-        BIAS=bias is not None, OTHER=other is not None, OTHER_BIAS=other_bias is not None, num_warps=8,
-    )  # fmt: skip
-    return out

@@ -27,7 +27,7 @@ from ...tiny_nano import Compiled
 from .html_page import Page
 from .painter import PROMPTS, open_painter, write_deployment
 
-ANCHORS = ["summary", "entropy", "kept", "layers", "depth", "cost", "images", "sensitivity", "studies"]
+ANCHORS = ["summary", "entropy", "kept", "layers", "depth", "cost", "images", "sensitivity", "precision", "studies"]
 FIGURES = ["entropy", "kept_shares", "kept_layers", "layers", "depth", "cost", "images", "sensitivity"]
 FEW = ["layers", "depth", "cost", "sensitivity"]
 

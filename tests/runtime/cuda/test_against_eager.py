@@ -10,6 +10,7 @@ import pytest
 from toprovar.extensions import RESTORATIONS, SELECTORS
 from toprovar.plan import DepthRule
 from toprovar.pruning import ENTROPY_SELECTORS, Pruning, Unconditional
+from toprovar.runtime.cuda import text_buffer
 from toprovar.runtime.cuda.options import RuntimeOptions
 from toprovar.runtime.session import GeneratedImage
 
@@ -36,9 +37,10 @@ def compare(
     patchify: bool = False,
     images: int = 2,
     late: Unconditional = "full",
+    width: int = 64,
     **options: object,
 ) -> tuple[list[GeneratedImage], list[GeneratedImage]]:
-    loaded = make_model(patchify)
+    loaded = make_model(patchify, width)
     plan = make_plan(loaded, pruning, kept, rule, insertion, late)
     prompts = [features(3 + index, index) for index in range(images)]
     made = []
@@ -74,6 +76,32 @@ def test_restorations(selector: str, restoration: str, kept: str) -> None:
 @pytest.mark.parametrize("restoration", ["identity", "cached", "anchor"])
 def test_without_the_unconditional_half(restoration: str, late: Unconditional) -> None:
     compare(pruning_of("previous_scale", restoration, late == "reused"), COUNTS["half"], late=late)
+
+
+@pytest.mark.parametrize("late", ["full", "omitted"])
+def test_text_as_keys_and_values(late: Unconditional) -> None:
+    """Heads have as many channels as the shortest folded text has tokens, so that nothing is folded."""
+    compare(pruning_of("previous_scale"), COUNTS["half"], late=late, width=32)
+
+
+@pytest.mark.parametrize("late", ["full", "omitted"])
+def test_a_batch_of_folded_and_kept_texts(late: Unconditional, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_buffer, "_FOLDED", (4,))
+    compare(pruning_of("previous_scale"), COUNTS["half"], late=late)
+    entropies = DepthRule("low_entropy_ratio", 2, 0.0, (0.5,), (3, 4))
+    compare(pruning_of("previous_scale"), COUNTS["half"], entropies, images=3)
+
+
+@pytest.mark.parametrize("kept", COUNTS)
+def test_folded_and_kept_texts_do_not_depend_on_their_batch(kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_buffer, "_FOLDED", (4,))
+    loaded = make_model()
+    plan = make_plan(loaded, pruning_of("previous_scale"), COUNTS[kept])
+    prompts = [features(3 + index, index) for index in range(3)]
+    with make_session(loaded, plan, RuntimeOptions.plain()) as session:
+        alone, together = (session(prompts, generator=[1, 2, 3], batch_size=size).images for size in (1, 3))
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
 
 
 @pytest.mark.parametrize("patchify", [False, True])

@@ -25,7 +25,11 @@ from .small_model import CHANNELS, features, make_model, make_plan, make_session
 @pytest.mark.parametrize(("gpu", "refused"), [("NVIDIA H200", True), (None, False)])
 def test_a_deployment_for_another_gpu(gpu: str | None, refused: bool) -> None:
     manifest = SimpleNamespace(
-        gpu=gpu, backend="torch", model=SimpleNamespace(source="/nowhere.safetensors", sha256="")
+        gpu=gpu,
+        backend="torch",
+        model=SimpleNamespace(source="/nowhere.safetensors", sha256=""),
+        text=SimpleNamespace(source=None),
+        files={},
     )
     deployment: Any = SimpleNamespace(manifest=manifest, folder=Path())
     expected = "was compiled for NVIDIA H200; this machine has" if refused else "no such checkpoint"
@@ -62,7 +66,7 @@ def test_a_text_encoder_leaves_the_device_where_memory_is_dear(low_vram: bool) -
 
 def test_weights_of_the_right_type_are_not_copied() -> None:
     backbone = make_model().backbone
-    weights = Weights.load(backbone, torch.float32, torch.device("cpu"))
+    weights = Weights.load(backbone.tensors(), torch.float32, torch.device("cpu"))
     assert weights.layers[0].qkv.weight.data_ptr() == backbone.layers[0].sa.mat_qkv.weight.data_ptr()
     assert weights.head.weight.data_ptr() == backbone.head.weight.data_ptr()
 

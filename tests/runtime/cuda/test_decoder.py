@@ -26,7 +26,7 @@ def vae() -> BSQVAE:
 def test_strips_are_the_image(rows: int, images: int, vae: BSQVAE) -> None:
     latent = torch.randint(0, 2, (images, 8, 7, 5), generator=torch.Generator().manual_seed(1)) * 2.0 - 1
     with torch.inference_mode():
-        own = Decoder(vae, torch.float32, torch.device("cpu"), PlainDecoderOps(), rows)(latent)
+        own = Decoder(vae.decoder_tensors(), torch.float32, torch.device("cpu"), PlainDecoderOps(), rows)(latent)
         torch.testing.assert_close(own, vae.decode(latent), rtol=1e-4, atol=1e-5)
 
 
@@ -41,3 +41,14 @@ def test_a_decoder_that_is_loaded_for_every_image() -> None:
             assert (session.backend._runtime._decoding._decoder is None) == low_vram
     for one, other in zip(*made, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
+
+
+def test_pictures_are_the_pixels_rounded_down() -> None:
+    loaded = make_model()
+    plan = make_plan(loaded, Pruning(), lambda s, t: (t, t, t))
+    for options in (None, RuntimeOptions.plain()):
+        with make_session(loaded, plan, options) as session:
+            for image in session([features(), features(seed=1)], batch_size=2).images:
+                expected = ((image.pixels.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8)
+                assert image.image.mode == "RGB"
+                assert np.array_equal(np.asarray(image.image), expected)

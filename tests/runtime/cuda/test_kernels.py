@@ -10,9 +10,10 @@ from torch import Tensor
 
 from toprovar.models.geometry import resize_matrix
 from toprovar.runtime.cuda.decoder_ops import PlainDecoderOps
-from toprovar.runtime.cuda.ops import Branch, Norm, PlainOps, ResizeTables, Sampling, TextCache
+from toprovar.runtime.cuda.ops import Branch, Norm, PlainOps, ResizeTables, Sampling
 from toprovar.runtime.cuda.rows import Rows
 from toprovar.runtime.cuda.tables import neighbours
+from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText
 
 from .interpreter import Interpreter, interpreter
 
@@ -83,11 +84,69 @@ def test_attend_text(kept: int, interpreter: Interpreter) -> None:
     both = torch.randn(4, 40, 3, 2, HEADS, dim)[:, :, 1]
     places = torch.arange(40)
     bias = torch.where(places < torch.tensor(lengths).view(-1, 1, 1, 1), 0.0, torch.finfo(torch.float32).min)
-    text = TextCache(*both.unbind(2), torch.tensor(lengths, dtype=torch.int32), bias)
+    text = KeptText(*both.unbind(2), torch.tensor(lengths, dtype=torch.int32), bias)
     out = torch.full_like(query, torch.nan)
     _, (_, _, other) = interpreter("attend_text", query, text, out.clone())
     PLAIN.attend_text(query, text, out)
     same(other, out)
+
+
+@pytest.mark.parametrize("dim", [32, 40])
+@pytest.mark.parametrize("biased", [False, True])
+def test_fold(biased: bool, dim: int, interpreter: Interpreter) -> None:
+    text = torch.randn(2, 16, 3, 2, HEADS, dim)[:, :, 1, 0]
+    weight = torch.randn(200, HEADS, dim).permute(1, 2, 0) if biased else torch.randn(HEADS, dim, 200)
+    bias = torch.randn(200) if biased else None
+    out = torch.full((2, 3, HEADS, 16, 200), torch.nan)[:, 1]
+    _, (*_, other) = interpreter("fold", text, weight, bias, out.clone())
+    PLAIN.fold(text, weight, bias, out)
+    same(other, out)
+
+
+@pytest.mark.parametrize("tokens", [16, 64])
+def test_weigh(tokens: int, interpreter: Interpreter) -> None:
+    scores = torch.randn(2, 70, HEADS * tokens) * 5
+    bias = torch.randn(2, 3, HEADS, tokens)[:, 1]
+    bias[..., tokens // 2 :] = -torch.inf
+    _, (other, *_) = interpreter("weigh", scores.clone(), bias, 0.3)
+    PLAIN.weigh(scores, bias, 0.3)
+    same(other, scores)
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("kept", [1, 9, 16, 20])
+def test_attend_folded(kept: int, adds: bool, interpreter: Interpreter) -> None:
+    width, tokens = HEADS * 60, 32
+    keys, values = (torch.randn(2, 3, HEADS * tokens, width)[:, 1] * 0.1 for _ in range(2))
+    bias = torch.randn(2, 3, HEADS, tokens)[:, 1]
+    bias[1, :, 7:] = -torch.inf
+    text, x = FoldedText(keys, values, bias), torch.randn(2, kept, width)
+    buffers = [torch.full((2, kept, HEADS * tokens), torch.nan), torch.randn(2, kept, width)]
+    _, (*_, scores, out, _) = interpreter("attend_folded", x, text, *(one.clone() for one in buffers), adds)
+    PLAIN.attend_folded(x, text, *buffers, adds)
+    same(scores, buffers[0])
+    same(out, buffers[1])
+
+
+def test_text_that_is_folded() -> None:
+    """Gives what keys and values with the projections around them give."""
+    text, dim = torch.randn(2, 16, HEADS, 2, 8), 8
+    x, query, cross = torch.randn(2, 7, HEADS * dim), torch.randn(HEADS * dim, HEADS * dim), torch.randn(40, 40)
+    bias, lengths = torch.randn(2, 40), torch.tensor([16, 5])
+    known = torch.arange(16) < lengths.view(-1, 1, 1)
+    keys, values = text.unbind(3)
+    q = (x @ query.t() + bias[0]).unflatten(2, (HEADS, dim)).transpose(1, 2)
+    k, v = (part.transpose(1, 2) for part in (keys, values))
+    read = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=known.unsqueeze(1))
+    expected = read.transpose(1, 2).flatten(2) @ cross.t() + bias[1]
+    made = [torch.empty(2, HEADS, 16, 40) for _ in range(2)]
+    PLAIN.fold(keys, query.view(HEADS, dim, 40), None, made[0])
+    PLAIN.fold(values, cross.view(40, HEADS, dim).permute(1, 2, 0), bias[1], made[1])
+    added = torch.einsum("rthd,hd->rht", keys, bias[0].view(HEADS, dim)) * dim**-0.5
+    folded = FoldedText(made[0].flatten(1, 2), made[1].flatten(1, 2), added.masked_fill(~known, -torch.inf))
+    out = torch.empty(2, 7, 40)
+    PLAIN.attend_folded(x, folded, torch.empty(2, 7, HEADS * 16), out)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("tokens", [1, 12, 130])
@@ -133,24 +192,54 @@ def test_sample(factor: int, guided: bool, halves: int, interpreter: Interpreter
     same(codes, expected)
 
 
+def channels_last(*shape: int) -> Tensor:
+    return (torch.randn(shape) * 2 + 3).contiguous(memory_format=torch.channels_last)
+
+
+def same_moments(own: Tensor, expected: Tensor) -> None:
+    """Of however many parts."""
+    weight, shift = torch.ones(64), torch.zeros(64)
+    same(PlainDecoderOps().affine(own, None, weight, shift), PlainDecoderOps().affine(expected, None, weight, shift))
+
+
 @pytest.mark.parametrize("shape", [(2, 32, 3, 5), (1, 64, 40, 33)], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_group_norm(biased: bool, shape: tuple[int, ...], interpreter: Interpreter) -> None:
     plain = PlainDecoderOps()
-    x = (torch.randn(shape) * 2 + 3).contiguous(memory_format=torch.channels_last)
+    x = channels_last(*shape)
     weight, shift = torch.randn(shape[1]), torch.randn(shape[1])
     bias = torch.randn(shape[1]) if biased else None
-    own, _ = interpreter("statistics", x, bias, weight, shift, 32, ops="FusedDecoderOps")
-    expected = plain.statistics(x, bias, weight, shift, 32)
+    moments, _ = interpreter("moments", x, bias, 32, ops="FusedDecoderOps")
+    own, _ = interpreter("affine", moments, bias, weight, shift, ops="FusedDecoderOps")
+    expected = plain.affine(plain.moments(x, bias, 32), bias, weight, shift)
     same(own, expected)
     strip = x[:, :, 1:3]
     same(interpreter("silu", strip, *expected, ops="FusedDecoderOps")[0], plain.silu(strip, *expected))
+    _, (own, *_) = interpreter("silu", x.clone(), *expected, True, ops="FusedDecoderOps")
+    same(own, plain.silu(x, *expected))
 
 
-@pytest.mark.parametrize("given", range(1, 8))
-def test_add(given: int, interpreter: Interpreter) -> None:
-    x, other = (torch.randn(2, 32, 5, 3).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    parts: list[Tensor | None] = [torch.randn(32), other, torch.randn(32)]
-    chosen = [part if given >> index & 1 else None for index, part in enumerate(parts)]
-    own, _ = interpreter("add", x, *chosen, ops="FusedDecoderOps")
-    same(own, PlainDecoderOps().add(x, *chosen))
+@pytest.mark.parametrize("groups", [0, 32])
+@pytest.mark.parametrize("biased", [(False, False), (True, False), (False, True), (True, True)])
+def test_add(biased: tuple[bool, bool], groups: int, interpreter: Interpreter) -> None:
+    x, other = channels_last(2, 64, 11, 13), channels_last(2, 64, 11, 13)
+    first, second = (torch.randn(64) if one else None for one in biased)
+    (own, moments), _ = interpreter("add", x, first, other, second, groups, ops="FusedDecoderOps")
+    expected, others = PlainDecoderOps().add(x, first, other, second, groups)
+    same(own, expected)
+    if groups:
+        same_moments(moments, others)
+    else:
+        assert moments is None
+
+
+@pytest.mark.parametrize("groups", [0, 32])
+def test_interleave(groups: int, interpreter: Interpreter) -> None:
+    x, bias = channels_last(2, 4 * 64, 8, 6), torch.randn(64)
+    (own, moments), _ = interpreter("interleave", x, bias, groups, ops="FusedDecoderOps")
+    expected, others = PlainDecoderOps().interleave(x, bias, groups)
+    same(own, expected)
+    if groups:
+        same_moments(moments, others)
+    else:
+        assert moments is None
