@@ -90,7 +90,7 @@ def _machine(backend: str, subject: Subject) -> str:
     if subject.device.type != "cuda":
         return processor
     gpu = torch.cuda.get_device_name(subject.device)
-    return f"{gpu} (images: PyTorch, fp32)" if backend == "torch" else f"{processor}; calibration on {gpu}"
+    return f"{gpu} (images: the torch backend in fp32)" if backend == "torch" else f"{processor}; calibration on {gpu}"
 
 
 def print_study(made: Mapping[str, Any]) -> None:

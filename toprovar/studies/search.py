@@ -229,7 +229,7 @@ def _draw(tried: Sequence[Tried]) -> Figure:
         near = bootstrap(one.run.values("psnr"))
         axes[0, -1].plot([place, place], [near.low, near.high], color="C1", linewidth=1.8)
         axes[0, -1].plot(place, near.mean, "o", color="C1")
-    axes[0, -1].set_xticks(range(len(tried)), [one.name for one in tried])
+    axes[0, -1].set_xticks(range(len(tried)), [one.name for one in tried], rotation=30, ha="right")
     axes[0, -1].set(ylabel="PSNR to dense, dB", xlim=(-0.5, max(len(tried), 1) - 0.5))
     return made
 
