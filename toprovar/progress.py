@@ -1,8 +1,12 @@
-"""Progress of a long job on stderr: one bar a stage, with time left, and wall-clock for the record."""
+"""Progress of a long job on stderr: one bar a stage, with time left, and wall-clock for the record.
+
+Where stderr is no terminal, lines take the place of bars: one when a stage begins and ends, and one every half minute.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -16,6 +20,9 @@ from toprovar.interruption import stop_if_interrupted
 
 __all__ = ["Stages"]
 
+_BETWEEN_LINES = 30.0
+"""Seconds between two lines where there are no bars."""
+
 
 class Stages:
     """Shows stages as they come; each is named by whoever reports it.
@@ -26,6 +33,8 @@ class Stages:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        console = diagnostics()
+        self._plain = not console.is_terminal
         self._progress = Progress(
             TextColumn("{task.description:>10}"),
             BarColumn(),
@@ -33,11 +42,13 @@ class Stages:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeLeftColumn(),
-            console=diagnostics(),
+            console=console,
+            disable=self._plain,
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
         self._last = time.perf_counter()
+        self._line_at = self._last
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -62,6 +73,16 @@ class Stages:
         self._progress.update(self._tasks[stage], completed=done, total=total)
         self.seconds[stage] = now - self._started[stage]
         self._last = now
+        if self._plain and (done in (0, total) or now - self._line_at >= _BETWEEN_LINES):
+            self._line_at = now
+            self.remark(self._line(stage, done, total))
+
+    def _line(self, stage: str, done: int, total: int) -> str:
+        line = f"{stage}: {done} of {total}"
+        if done == total:
+            return f"{line} in {self.seconds[stage]:.1f} s"
+        left = next(task for task in self._progress.tasks if task.id == self._tasks[stage]).time_remaining
+        return line if left is None else f"{line}, {datetime.timedelta(seconds=round(left))} left"
 
     @contextlib.contextmanager
     def waiting(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -73,6 +94,8 @@ class Stages:
         stop_if_interrupted()
         started = time.perf_counter()
         task = self._progress.add_task(name, total=None)
+        if self._plain:
+            self.remark(f"{name}: begun")
         try:
             yield lambda what: self._progress.update(task, description=f"{name}: {what}")
         finally:
@@ -80,6 +103,8 @@ class Stages:
             self.seconds[name] = self._last - started
             self._progress.update(task, description=name, total=1)
         self._progress.update(task, completed=1)
+        if self._plain:
+            self.remark(f"{name}: done in {self.seconds[name]:.1f} s")
 
     def remark(self, line: str) -> None:
         """Prints a line above the bars."""

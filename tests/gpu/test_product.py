@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,6 @@ from toprovar.cli import group, run
 from toprovar.deployment import Deployment
 from toprovar.errors import BackendError
 from toprovar.kernels import KERNELS, Kernels
-from toprovar.pipeline.compile import compile_model
-from toprovar.pipeline.targets import Target
 from toprovar.precision import PRECISION, PrecisionErrors
 from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.cuda import runtime
@@ -55,18 +53,20 @@ def deployment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny nano compiled for the torch backend on this GPU."""
     folder = tmp_path_factory.mktemp("deployment")
     (folder / "prompts.txt").write_text("\n".join(PROMPTS))
-    with as_nano(weights):
-        summary = compile_model(
-            "nano",
-            folder / "made",
-            prompts=folder / "prompts.txt",
-            backend="torch",
-            resolution="0.06M",
-            target=Target(flops=0.7),
-            report=False,
-        )
-    assert summary["verified_calls"] > 0
+    # A process of its own: kernels that this one has loaded before would not be stored.
+    arguments = ["compile", "nano", "--output", folder / "made", "--prompts", folder / "prompts.txt"]
+    arguments += ["--backend", "torch", "--resolution", "0.06M", "--target-flops", "0.7", "--no-report"]
+    _in_another_process(weights, arguments)
+    assert json.loads((folder / "made" / "report" / "verify.json").read_text())
     return folder / "made"
+
+
+def _in_another_process(weights: Path, arguments: Sequence[object], **environment: str) -> str:
+    """What a command of ours prints on stderr there."""
+    command = [sys.executable, "-P", "-c", SCRIPT, str(weights), *map(str, arguments)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +124,9 @@ def test_a_second_process_compiles_no_kernel(deployment: Path, weights: Path, tm
     """Nor does it write to the deployment."""
     before = sorted(deployment.rglob("*"))
     for name, folder in (("with", deployment), ("without", _without_kernels(deployment, tmp_path))):
-        environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / name)}
-        arguments = ["run", str(folder), PROMPTS[0], "-o", str(tmp_path / f"{name}.png")]
-        command = [sys.executable, "-P", "-c", SCRIPT, str(weights), *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "compiled anew" not in done.stderr
+        arguments = ["run", folder, PROMPTS[0], "-o", tmp_path / f"{name}.png"]
+        printed = _in_another_process(weights, arguments, TRITON_CACHE_DIR=str(tmp_path / name))
+        assert "compiled anew" not in printed
     assert not list((tmp_path / "with").rglob("*.cubin"))
     assert list((tmp_path / "without").rglob("*.cubin"))
     assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from toprovar import progress
 from toprovar.progress import Stages
 
 
@@ -28,6 +29,28 @@ def test_a_remark_is_one_line_as_it_is(capsys: pytest.CaptureFixture[str]) -> No
     written = capsys.readouterr()
     assert line.strip() in written.err.splitlines()
     assert written.out == ""
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with Stages() as stages:
+        monkeypatch.setattr(stages._progress, "get_time", lambda: now[0])
+        for done in range(7):
+            stages.progress("calibrate", done, 6)
+            now[0] += 12
+        with stages.waiting("step"):
+            now[0] += 5
+    # at the beginning, at the end, and every half minute
+    assert capsys.readouterr().err.splitlines() == [
+        "calibrate: 0 of 6",
+        "calibrate: 3 of 6, 0:00:36 left",
+        "calibrate: 6 of 6 in 72.0 s",
+        "step: begun",
+        "step: done in 5.0 s",
+    ]
 
 
 def test_a_piece_of_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:

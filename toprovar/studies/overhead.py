@@ -24,6 +24,8 @@ __all__ = ["STUDY", "Lap", "Overhead", "analysis", "rows_of", "watched_scales", 
 _TARGET = 0.4
 _PROMPTS, _LAPS = 24, 8
 _GOAL = 0.03
+_POLICIES = ("toprovar_search", "toprovar")
+"""The better one, which is drawn, and the one that also decides a depth."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,23 @@ class Overhead(Study):
     )
 
     def run(self, laboratory: Laboratory, limit: int | None) -> Finding:
-        """Dense, watched and sparse in turn, in one process."""
+        """The plan of each policy: dense, watched and sparse in turn, in one process."""
         prompts = laboratory.suite_prompts(min(limit or _PROMPTS, _PROMPTS))
-        plan = laboratory.plan(laboratory.policy("toprovar"), _TARGET)
-        session = laboratory.session(plan)
-        _lap(session, prompts[0].text, 0)  # loads and warms the graphs
-        laps = []
-        for turn in range(math.ceil(_LAPS / len(prompts))):
-            for index, prompt in enumerate(prompts):
-                laps.append(_lap(session, prompt.text, turn * len(prompts) + index))
-                laboratory.stages.progress("time", len(laps), math.ceil(_LAPS / len(prompts)) * len(prompts))
-        rows = rows_of(plan, laps)
-        return Finding(words(plan, laps), rows, _draw(plan, rows, laps))
+        answers, rows, figures = [], [], []
+        for name in _POLICIES:
+            plan = laboratory.plan(laboratory.policy(name), _TARGET)
+            session = laboratory.session(plan)
+            _lap(session, prompts[0].text, 0)  # loads and warms the graphs
+            laps = []
+            for turn in range(math.ceil(_LAPS / len(prompts))):
+                for index, prompt in enumerate(prompts):
+                    laps.append(_lap(session, prompt.text, turn * len(prompts) + index))
+                    laboratory.stages.progress(name, len(laps), math.ceil(_LAPS / len(prompts)) * len(prompts))
+            own = rows_of(plan, laps)
+            rows += [{"plan": name, **row} for row in own]
+            answers.append(f"{name}: {words(plan, laps)}")
+            figures.append(_draw(plan, own, laps))
+        return Finding(" ".join(answers), tuple(rows), figures[0])
 
 
 def _lap(session: Session, text: str, seed: int) -> Lap:

@@ -85,7 +85,7 @@ class Search(Study):
             run = laboratory.run(name, plan, prompts)
             tried.append(Tried(name, plan, predicted(stats, plan), alone, running, run))
         rows = rows_of(tried)
-        return Finding(words(tried), rows, _draw(tried))
+        return Finding(words(tried), rows, _draw(rows))
 
 
 def _measured(trials: Iterable[ProbedScale], plan: SparsityPlan) -> tuple[list[float], list[float]]:
@@ -210,27 +210,26 @@ def words(tried: Sequence[Tried]) -> str:
     return " ".join(parts)
 
 
-def _draw(tried: Sequence[Tried]) -> Figure:
-    made, axes = figure(2.8, 1, max(len(tried), 1) + 1, width_ratios=[1.3] * max(len(tried), 1) + [1])
+def _draw(rows: Sequence[Row]) -> Figure:
+    names = list(dict.fromkeys(str(row["plan"]) for row in rows))
+    made, axes = figure(2.8, 1, max(len(names), 1) + 1, width_ratios=[1.3] * max(len(names), 1) + [1])
     kinds = (("predicted", "0.65"), ("each scale alone", "C0"), ("in one go", "C1"))
-    top = max((float(one.running.mean(0).max()) for one in tried), default=0.0)
-    top = max([top, *(max(one.expected) for one in tried), *(float(one.alone.mean(0).max()) for one in tried)])
-    for axis, one in zip(axes[0], tried, strict=False):
-        pruned = [scale for scale, own in enumerate(one.plan.scales) if not own.is_dense]
-        values = np.array([one.expected, one.alone.mean(0), one.running.mean(0)])
-        for index, (label, colour) in enumerate(kinds):
-            places = [place + 0.27 * (index - 1) for place in range(len(pruned))]
-            axis.bar(places, values[index, pruned], 0.25, color=colour, label=label)
-        axis.set_xticks(range(len(pruned)), [str(scale + 1) for scale in pruned])
-        axis.set(title=one.name, xlabel="scale", ylim=(0, 1.05 * top or 1))
+    single = [row for row in rows if row["scale"] != "all"]
+    top = max((float(row[column] or 0) for row in single for column, _ in kinds), default=0.0)
+    for axis, name in zip(axes[0], names, strict=False):
+        own = [row for row in single if row["plan"] == name]
+        for index, (column, colour) in enumerate(kinds):
+            places = [place + 0.27 * (index - 1) for place in range(len(own))]
+            axis.bar(places, [float(row[column] or 0) for row in own], 0.25, color=colour, label=column)
+        axis.set_xticks(range(len(own)), [str(row["scale"]) for row in own])
+        axis.set(title=name, xlabel="scale", ylim=(0, 1.05 * top or 1))
     axes[0, 0].set_ylabel("error of the picture")
     axes[0, 0].legend(fontsize=8)
-    for place, one in enumerate(tried):
-        near = bootstrap(one.run.values("psnr"))
-        axes[0, -1].plot([place, place], [near.low, near.high], color="C1", linewidth=1.8)
-        axes[0, -1].plot(place, near.mean, "o", color="C1")
-    axes[0, -1].set_xticks(range(len(tried)), [one.name for one in tried], rotation=30, ha="right")
-    axes[0, -1].set(ylabel="PSNR to dense, dB", xlim=(-0.5, max(len(tried), 1) - 0.5))
+    for place, row in enumerate(row for row in rows if row["scale"] == "all"):
+        axes[0, -1].plot([place, place], [row["PSNR from"], row["PSNR to"]], color="C1", linewidth=1.8)
+        axes[0, -1].plot(place, row["PSNR to dense, dB"], "o", color="C1")
+    axes[0, -1].set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes[0, -1].set(ylabel="PSNR to dense, dB", xlim=(-0.5, max(len(names), 1) - 0.5))
     return made
 
 
