@@ -55,9 +55,11 @@ def main(model: str, prompts: int, probes: str | None, output: Path | None) -> N
         made = calibrated(subject, texts, 0, stages, Path(folder) / "table.safetensors", probes)
         seconds = time.perf_counter() - started
     on_gpu = subject.device.type == "cuda"
+    runtime = subject.runtime()
     facts = {
         "model": f"Infinity-{model}, random weights",
         "machine": torch.cuda.get_device_name() if on_gpu else describe_processor(),
+        "engine": "modules in fp32" if runtime is None else f"runtime in {runtime.precision}",
         "prompts": prompts,
         "probes": probes,
         "seconds": seconds,
@@ -67,7 +69,8 @@ def main(model: str, prompts: int, probes: str | None, output: Path | None) -> N
         )
         / _GIB,
     }
-    table = Table("part", "seconds", title=f"{facts['model']}: {prompts} prompts on {facts['machine']}")
+    where = f"{facts['engine']} on {facts['machine']}"
+    table = Table("part", "seconds", title=f"{facts['model']}: {prompts} prompts, {where}")
     for part, taken in [*made.stats.seconds.items(), ("all", seconds)]:
         table.add_row(part, f"{taken:.1f}")
     Console().print(table)

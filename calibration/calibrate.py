@@ -70,7 +70,7 @@ _PROBED_LAYERS = 4
 """Prompts that sensitivities of layers are measured with: a mean over thousands of bits each, and dear."""
 
 _PROBED_SCALES = 8
-"""Prompts that whole scales are tried with: pictures differ more than bits, and there are fewer trials."""
+"""Prompts that whole scales are tried with: pictures differ more than bits, and some far more than others."""
 
 
 def calibrate(
@@ -170,7 +170,7 @@ def calibrate(
     basis = f"{basis} {probed_with}"
     layers = list(run.some(_PROBED_LAYERS).entries("probe layers", "layers", LayerRecord, _timed(tried.layers), basis))
     scales = list(run.some(_PROBED_SCALES).entries("probe scales", "scales", ScaleRecord, _timed(tried.scales), basis))
-    seconds["sensitivity"] = sum(float(record.seconds) for record in (*layers, *scales))
+    seconds["sensitivity"] = sum(one.seconds for one in layers) + sum(one.seconds for one in scales)
     return with_sensitivity(dataclasses.replace(stats, seconds=seconds), layers, scales)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from toprovar.calibration.leading_subspace import leading_sums
+
 __all__ = ["LEADING_SHARE", "centred_gram", "leading_ratio", "leading_ratios"]
 
 LEADING_SHARE = 0.05
@@ -15,6 +17,9 @@ LEADING_SHARE = 0.05
 
 _NO_VARIANCE = 1e-20
 """Variance over energy below which equal tokens differ by the rounding of their mean alone."""
+
+_SUMS_FROM = 33
+"""Sides of matrices from which a GPU takes eigenvalues one matrix after the other, and sums of some sooner."""
 
 _THREADS_ABOVE = 256
 """Sides of matrices up to which LAPACK's eigenvalues are no faster with several threads."""
@@ -38,7 +43,8 @@ def centred_gram(hidden: Tensor) -> tuple[Tensor, Tensor]:
 def leading_ratios(grams: Tensor, energies: Tensor) -> Tensor:
     """Share of the leading principal components in the variance, for a batch.
 
-    Tokens without variance, such as a single one, count as fully explained.
+    Tokens without variance, such as a single one, count as fully explained. A CPU computes all eigenvalues; a GPU, for
+    larger matrices, only the leading ones' sum (`toprovar.calibration.leading_subspace`), to 1e-4 of the variance.
 
     Args:
         grams: [B, n, n] from `centred_gram`, all finite.
@@ -47,13 +53,31 @@ def leading_ratios(grams: Tensor, energies: Tensor) -> Tensor:
     Returns:
         float64 [B] in [0, 1].
     """
+    leading = max(1, round(LEADING_SHARE * grams.shape[1]))
+    if grams.is_cuda and grams.shape[1] >= _SUMS_FROM:
+        sums, totals = _by_subspace(grams, leading)
+    else:
+        sums, totals = _by_eigenvalues(grams, leading)
+    varied = totals > _NO_VARIANCE * energies
+    ratios = sums / torch.where(varied, totals, 1.0)
+    return torch.where(varied, ratios.clamp_max(1), 1.0)
+
+
+def _by_eigenvalues(grams: Tensor, leading: int) -> tuple[Tensor, Tensor]:
+    """Sums of the leading eigenvalues, and of all, [B] each."""
     with _few_threads(grams):
         eigenvalues = torch.linalg.eigvalsh(grams).clamp_min(0)
-    totals = eigenvalues.sum(1)
-    leading = max(1, round(LEADING_SHARE * eigenvalues.shape[1]))
-    varied = totals > _NO_VARIANCE * energies
-    ratios = eigenvalues[:, -leading:].sum(1) / torch.where(varied, totals, 1.0)
-    return torch.where(varied, ratios.clamp_max(1), 1.0)
+    return eigenvalues[:, -leading:].sum(1), eigenvalues.sum(1)
+
+
+def _by_subspace(grams: Tensor, leading: int) -> tuple[Tensor, Tensor]:
+    """The same without eigenvalues; with them where that does not converge."""
+    totals = grams.diagonal(dim1=1, dim2=2).sum(1)
+    sums, converged = leading_sums(grams, leading)
+    rest = torch.nonzero(~converged & (totals > 0))[:, 0]
+    if len(rest):
+        sums[rest] = _by_eigenvalues(grams[rest], leading)[0]
+    return sums, totals
 
 
 @contextlib.contextmanager

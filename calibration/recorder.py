@@ -6,22 +6,21 @@ ends, they become sums, counts and ratios, one call each for all layers and head
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from toprovar.calibration.part_clock import PartClock
 from toprovar.calibration.principal_components import centred_gram, leading_ratios
 from toprovar.calibration.recording import HISTOGRAM_BINS, Recording
 from toprovar.errors import CheckpointError
 
 __all__ = ["EntropyRecorder"]
 
-_GRAM_BYTES = 256 << 20
-"""Gram matrices that wait for their eigenvalues, at most; 64 of width 720, or 8 of width 2048."""
+_GRAM_BYTES, _GPU_GRAM_BYTES = 256 << 20, 1 << 30
+"""Gram matrices that wait for their eigenvalues, at most: 64 of width 720 or 8 of width 2048, on a GPU 32."""
 
 
 class EntropyRecorder:
@@ -58,7 +57,7 @@ class EntropyRecorder:
         expected = self._heads, self._tokens[self._scale]
         if entropy.shape[1:] != expected:
             raise ValueError(f"entropy of {tuple(entropy.shape[1:])} heads and tokens; expected {expected}")
-        with self._timed("entropy", entropy):
+        with self._clock.measure("entropy", entropy):
             # a copy, since the step's memory may be used again before the scale ends
             self._entropies[layer] = entropy[0].double()
 
@@ -66,14 +65,13 @@ class EntropyRecorder:
         """Takes the residual stream [R, K, C].
 
         Raises:
-            CheckpointError: the model computes infinities or NaN.
+            CheckpointError: the model computes infinities or NaN; asked once for many layers, since asking waits for
+                a GPU.
         """
-        with self._timed("components", hidden):
+        with self._clock.measure("components", hidden):
             gram, energy = centred_gram(hidden[0])
-            if not torch.isfinite(energy):
-                raise self._not_finite(f"layer {layer}")
             self._grams[layer] = gram, energy
-            if gram.nbytes * (len(self._grams) + 1) > _GRAM_BYTES:
+            if gram.nbytes * (len(self._grams) + 1) > (_GPU_GRAM_BYTES if gram.is_cuda else _GRAM_BYTES):
                 self._solve()
 
     def recording(self) -> Recording:
@@ -91,8 +89,8 @@ class EntropyRecorder:
             self._square,
             self._histogram,
             self._ratio,
-            entropy_seconds=self._seconds["entropy"],
-            principal_component_seconds=self._seconds["components"],
+            entropy_seconds=self._clock.seconds("entropy"),
+            principal_component_seconds=self._clock.seconds("components"),
         )
         self._forget()
         return result
@@ -105,15 +103,15 @@ class EntropyRecorder:
         self._ratio = np.full(shape[:2], np.nan)
         self._entropies: dict[int, Tensor] = {}
         self._grams: dict[int, tuple[Tensor, Tensor]] = {}
-        self._seconds = {"entropy": 0.0, "components": 0.0}
+        self._clock = PartClock(("entropy", "components"))
         self._scale = 0
 
     def _end_scale(self) -> None:
         if self._entropies:
-            with self._timed("entropy", next(iter(self._entropies.values()))):
+            with self._clock.measure("entropy", next(iter(self._entropies.values()))):
                 self._count()
         if self._grams:
-            with self._timed("components", next(iter(self._grams.values()))[0]):
+            with self._clock.measure("components", next(iter(self._grams.values()))[0]):
                 self._solve()
 
     def _count(self) -> None:
@@ -138,24 +136,14 @@ class EntropyRecorder:
         layers = list(self._grams)
         grams, energies = zip(*self._grams.values(), strict=True)
         self._grams.clear()
-        self._ratio[self._scale, layers] = leading_ratios(torch.stack(grams), torch.stack(energies)).cpu().numpy()
+        together = torch.stack(energies)
+        finite = torch.isfinite(together).tolist()
+        if not all(finite):
+            raise self._not_finite(f"layer {layers[finite.index(False)]}")
+        self._ratio[self._scale, layers] = leading_ratios(torch.stack(grams), together).cpu().numpy()
 
     def _not_finite(self, what: str) -> CheckpointError:
         return CheckpointError(
             f"{what} computes numbers that are not finite at scale {self._scale}; expected a trained model",
             "give another checkpoint",
         )
-
-    @contextlib.contextmanager
-    def _timed(self, part: str, tensor: Tensor) -> Iterator[None]:
-        _settle(tensor)
-        started = time.perf_counter()
-        yield
-        _settle(tensor)
-        self._seconds[part] += time.perf_counter() - started
-
-
-def _settle(tensor: Tensor) -> None:
-    """Waits for a GPU, so that what it still does is counted where it was asked for."""
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)

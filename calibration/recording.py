@@ -22,8 +22,8 @@ class Recording:
         histogram: tokens by relative entropy, int32 [scales, layers, heads, `HISTOGRAM_BINS`].
         principal_component_ratio: share of the leading principal components, float64 [scales, layers].
         generation_seconds: wall-clock of the generation without the two below; 0 where nobody measured it.
-        entropy_seconds: wall-clock of summing and counting entropies.
-        principal_component_seconds: wall-clock of Gram matrices and eigenvalues.
+        entropy_seconds: of summing and counting entropies, by the clock of the device that does it.
+        principal_component_seconds: of Gram matrices and eigenvalues, likewise.
     """
 
     entropy_sum: np.ndarray

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,9 +19,10 @@ from toprovar.errors import ArtefactError, UsageError
 from toprovar.extensions import BACKENDS, STATISTICS
 from toprovar.manifest import SamplingDefaults
 from toprovar.plan import Ranking, SparsityPlan
-from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State
+from toprovar.runtime.backends.base import Backend, Controls, EngineOptions, State, StepResult
 from toprovar.runtime.clock import Clock
-from toprovar.runtime.noise import certainty, logistic_noise
+from toprovar.runtime.noise import logistic_noise
+from toprovar.runtime.sampling import Sampling
 from toprovar.runtime.statistics.base import SeenScale
 from toprovar.runtime.statistics.high_frequency import edges, high_frequency
 from toprovar.runtime.text import Tokenizer
@@ -83,13 +85,6 @@ class ObservedScale:
 
     entropy: np.ndarray
     high_frequency: float
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    guidance: tuple[float, ...]
-    temperature: tuple[float, ...]
-    certain: float
 
 
 @dataclass
@@ -197,7 +192,7 @@ class Session:
             raise UsageError(
                 "nothing to generate; expected a prompt, and counts of at least 1", "give a prompt in quotes"
             )
-        sampling = self._sampling(guidance_scale, temperature, top_k, top_p)
+        sampling = Sampling.of(self.sampling, len(self.plan.scales), guidance_scale, temperature, top_k, top_p)
         seeds = [operator.index(one) for one in ([generator] * len(prompts) if np.ndim(generator) == 0 else generator)]
         if len(seeds) != len(prompts):
             raise UsageError(f"{len(seeds)} seeds for {len(prompts)} prompts; expected one seed or one a prompt")
@@ -226,19 +221,33 @@ class Session:
 
     def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[ObservedScale]:
         """Generates one image densely and watches every scale as a deployment would."""
-        sampling = self._sampling(None, None, None, None)
+        sums, entropies = [], []
+        for before, result in self._dense_steps(prompt, seed, observed=True):
+            sums.append(before)
+            tokens = self.plan.scales[before.scale].tokens
+            entropies.append(np.zeros(tokens, np.float32) if result.entropy is None else result.entropy[0])
+        sums.append(_sum_alone(result.state))
+        # Pictures last: they wait for the engine, which may work on until then.
+        seen = [edges(self.backend, one) for one in sums]
+        changes = [float(high_frequency(before, after)[0]) for before, after in itertools.pairwise(seen)]
+        return [ObservedScale(np.asarray(entropy), change) for entropy, change in zip(entropies, changes, strict=True)]
+
+    def run_scales(self, prompt: str | np.ndarray, seed: int = 0) -> None:
+        """Computes all scales of one image densely and makes no picture: for a backend that is observed."""
+        for _ in self._dense_steps(prompt, seed, observed=False):
+            pass
+
+    def _dense_steps(self, prompt: str | np.ndarray, seed: int, observed: bool) -> Iterator[tuple[State, StepResult]]:
+        """The sum of codes before each scale, and what it gave: by the adaptive graph where entropy is observed."""
+        sampling = Sampling.of(self.sampling, len(self.plan.scales))
         state = self.begin(prompt)
-        seen, before = [], edges(self.backend, state)
         for scale, plan in enumerate(self.plan.scales):
             noise = logistic_noise(seed, scale, plan.tokens, self.backend.model.code_bits)[None]
-            kept = (plan.tokens,) * self.plan.layers
+            kept = (plan.tokens,) * self.plan.layers if observed else None
             controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], sampling.certain, kept)
             result = self.backend.step(state, controls)
-            state, after = result.state, edges(self.backend, result.state)
-            entropy = result.entropy[0] if result.entropy is not None else np.zeros(plan.tokens, np.float32)
-            seen.append(ObservedScale(entropy, float(high_frequency(before, after)[0])))
-            before = after
-        return seen
+            yield _sum_alone(state), result
+            state = result.state
 
     def begin(self, prompt: str | np.ndarray) -> State:
         """The state before the first scale, with the session's guidance."""
@@ -270,30 +279,12 @@ class Session:
                 "compile the model with another --aspect-ratio or --resolution",
             )
 
-    def _sampling(
-        self,
-        guidance: float | Sequence[float] | None,
-        temperature: float | Sequence[float] | None,
-        top_k: int | None,
-        top_p: float | None,
-    ) -> _Sampling:
-        scales = len(self.plan.scales)
-        top_k = self.sampling.top_k if top_k is None else top_k
-        top_p = self.sampling.top_p if top_p is None else top_p
-        if top_k < 0 or not 0 <= top_p <= 1:
-            raise UsageError(f"top_k {top_k} and top_p {top_p}; expected at least 0, and from 0 to 1", "0 is off")
-        return _Sampling(
-            _per_scale("guidance", self.sampling.guidance if guidance is None else guidance, scales, zero=True),
-            _per_scale("temperature", self.sampling.temperature if temperature is None else temperature, scales),
-            certainty(top_k, top_p),
-        )
-
     def _run_batch(
         self,
         texts: list[np.ndarray],
         negative: np.ndarray | None,
         seeds: list[int],
-        sampling: _Sampling,
+        sampling: Sampling,
         dense: bool,
         clock: Clock,
         callback: StepCallback | None,
@@ -384,6 +375,11 @@ class Session:
         return parted
 
 
+def _sum_alone(state: State) -> State:
+    """A state with nothing but its sum of codes: its keys may be large, or overwritten soon."""
+    return replace(state, tensors={"summed": state.tensors["summed"]})
+
+
 def _check_ranking(ranking: Ranking, constants: Mapping[str, np.ndarray]) -> None:
     """Moments are read from the tables: editing them in the plan would go unnoticed."""
     for name, table in (("mean", ranking.mean), ("deviation", ranking.deviation)):
@@ -395,14 +391,3 @@ def _check_ranking(ranking: Ranking, constants: Mapping[str, np.ndarray]) -> Non
                 field=f"ranking.{name}",
                 file=PLAN,
             )
-
-
-def _per_scale(name: str, value: float | Sequence[float], scales: int, zero: bool = False) -> tuple[float, ...]:
-    values = tuple(np.atleast_1d(np.asarray(value, np.float64)).tolist())
-    if len(values) == 1:
-        values *= scales
-    if len(values) != scales:
-        raise UsageError(f"{len(values)} values of {name} for {scales} scales; expected one, or one a scale")
-    if not all(np.isfinite(one) and (one > 0 or (zero and one == 0)) for one in values):
-        raise UsageError(f"{name} {values}; expected finite numbers {'of at least' if zero else 'above'} 0")
-    return values

@@ -91,10 +91,10 @@ class TorchBackend(Backend):
         self._loaded, self._observer = loaded, observer
         self._options = runtime
         self._runtime: Runtime | None = None
-        if runtime is not None and observer is None:
+        if runtime is not None:
             encoder = 0 if loaded.text is None else _bytes(loaded.text.module)
             parts = loaded.backbone, loaded.vae, model, grids, constants, pruning, runtime, self._device
-            self._runtime = Runtime(*parts, encoder)
+            self._runtime = Runtime(*parts, encoder, observer)
 
     @property
     def loaded(self) -> LoadedModel:

@@ -16,7 +16,7 @@ class StepKey:
     Attributes:
         scale: index of the scale.
         halves: rows an image.
-        kept: tokens that each layer computes; None for the dense step, which observes nothing.
+        kept: tokens that each layer computes; None for the dense step, which hands on no entropy.
         past: keys that each layer has cached.
         ranks: somebody reads the entropy and the ranking of the next scale.
         reuses: a difference of guidance was carried over and counts.

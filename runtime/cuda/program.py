@@ -74,6 +74,8 @@ class ScaleProgram:
         self._kept_tensor = torch.tensor(self._kept, device=slot.device)
         self._new_updates = self._rows_of(slot.update(key.scale, self._tokens)) if key.updates else None
         self._updates = self._cached_updates()
+        observes = slot.shapes.observed and not self._adaptive
+        self._observed = slot.observed(self._all.rows, self._tokens) if observes else None
 
     def run(self) -> None:
         """Reads the slot's inputs and writes its outputs."""
@@ -179,10 +181,13 @@ class ScaleProgram:
             rows = self._working_rows(order, kept)
             if self._new_updates is not None:
                 self._new_updates[layer].copy_(stream.x)
-            nats = runner.run(layer, stream, rows, key.past[layer], layer in observers) if kept else None
+            observe = layer in observers or self._observed is not None
+            nats = runner.run(layer, stream, rows, key.past[layer], observe) if kept else None
             if layer in engine.guidance_layers:
                 guidance = self._slot.host_inputs[0]
                 rows.put(stream.x, guide_rows(rows.take(stream.x), key.halves, guidance))
+            if self._observed is not None and nats is not None:
+                self._observed.keep(layer, nats, key.past[layer] + kept, stream.x)
             if self._new_updates is not None:
                 torch.sub(stream.x, self._new_updates[layer], out=self._new_updates[layer])
             restorer.after_layer(layer, stream, rows, order.positions)

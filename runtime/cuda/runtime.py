@@ -14,6 +14,7 @@ from torch import Tensor
 
 from toprovar.errors import BackendError
 from toprovar.manifest import ModelRecord
+from toprovar.models.observer import Observer
 from toprovar.models.tensors import DecoderTensors, PackedDecoder, PackedTransformer, TransformerTensors
 from toprovar.pruning import Pruning
 from toprovar.runtime.backends.base import Controls, State, StepResult
@@ -56,6 +57,8 @@ class Runtime:
         options: how to work.
         device: where.
         encoder: bytes of the text encoder, which shares the device.
+        observer: told of every layer of a dense step as soon as the step is queued. What it is shown are buffers that
+            the next step writes to.
 
     Raises:
         BackendError: the model does not fit the device.
@@ -72,10 +75,12 @@ class Runtime:
         options: RuntimeOptions,
         device: torch.device,
         encoder: int = 0,
+        observer: Observer | None = None,
     ) -> None:
+        self._observer = observer
         self._model, self._pruning, self._options, self._device = model, pruning, options, device
         self._factor = 2 if model.patchify else 1
-        self._shapes = _shapes(backbone, model, grids, pruning, options)
+        self._shapes = _shapes(backbone, model, grids, pruning, options, observer is not None)
         self._most_text = backbone.config.text_max_tokens
         if options.precision == "fp8":
             problem = fp8_obstacle(self._shapes.width, self._shapes.hidden, device)
@@ -157,6 +162,10 @@ class Runtime:
             key = self._key(state, controls, handle)
             self._feed(handle.slot, state, controls)
             self._program(handle.slot, key)()
+            if self._observer is not None and key.kept is None:
+                tokens = self._engine.tables.scales[key.scale].tokens
+                observed = handle.slot.observed(handle.slot.images * key.halves, tokens)
+                observed.tell(self._observer, key.scale, handle.slot.images)
             return self._collect(state, controls, handle, key)
 
     def probe(self, state: State, controls: Controls) -> tuple[StepResult, Tensor]:
@@ -338,6 +347,7 @@ def _shapes(
     grids: Sequence[tuple[int, int]],
     pruning: Pruning,
     options: RuntimeOptions,
+    observed: bool,
 ) -> Shapes:
     tokens = [height * width for height, width in grids]
     config = backbone.config
@@ -354,4 +364,5 @@ def _shapes(
         cached=sum(tokens),
         carries_pairs=pruning.reuses_guidance or pruning.carries_logits,
         scaled=options.precision == "fp8",
+        observed=observed,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from toprovar.runtime.cuda.graphs import Replay
 from toprovar.runtime.cuda.key import StepKey
+from toprovar.runtime.cuda.observed import ObservedLayers
 from toprovar.runtime.cuda.scaled import ALIGNED, Scaled
 from toprovar.runtime.cuda.text_buffer import FoldedText, KeptText, TextForm
 
@@ -37,6 +38,7 @@ class Shapes:
         cached: tokens of all scales.
         carries_pairs: values of every bit's two logits are handed from scale to scale.
         scaled: the blocks' large products are in fp8.
+        observed: what every layer of a dense step computes is kept for an observer.
     """
 
     layers: int
@@ -51,6 +53,7 @@ class Shapes:
     cached: int
     carries_pairs: bool
     scaled: bool = False
+    observed: bool = False
 
     def bytes_of(self, rows: int, images: int, item: int) -> dict[str, int]:
         """Bytes of a slot's parts, text left out; `item` of them an element of cache and activations."""
@@ -59,6 +62,8 @@ class Shapes:
         small = images * self.tokens * (self.code_bits * 5 + 16) + rows * (self.layers * 6 + 3) * self.width * 4
         if self.scaled:
             activations += rows * self.tokens * max(self.width, self.hidden)
+        if self.observed:
+            activations += self.layers * rows * self.tokens * (self.width * item + self.heads * 4)
         codes = 2 * images * self.code_channels * math.prod(self.latent) * 4
         return {
             "cache": self.layers * 2 * rows * self.cached * self.width * item,
@@ -105,6 +110,9 @@ class Slot:
         self._next_pairs = {name: self.make((pairs,), single) for name in ("difference", "logits")}
         self._scaled = self.make((rows * tokens * max(width, shapes.hidden) * shapes.scaled,), torch.float8_e4m3fn)
         self._factors = self.make(((rows * tokens + images * ALIGNED) * shapes.scaled,), single)
+        observed = shapes.layers * rows * tokens * shapes.observed
+        self._entropies = self.make((observed * shapes.heads,), single)
+        self._hiddens = self.make((observed * width,), dtype)
         self.updates: dict[int, list[Tensor]] = {}
         self.texts: dict[TextForm, KeptText | FoldedText] = {}
         self.owners: list[object] = []
@@ -136,6 +144,13 @@ class Slot:
         """What an fp8 product reads, [M, width] in parts."""
         stride = -(-rows // parts // ALIGNED) * ALIGNED
         return Scaled(_part(self._scaled, rows, width), _part(self._factors, parts, stride))
+
+    def observed(self, rows: int, tokens: int) -> ObservedLayers:
+        """What the layers of a dense step of so many rows and tokens computed."""
+        layers, heads, width = self.shapes.layers, self.shapes.heads, self.shapes.width
+        return ObservedLayers(
+            _part(self._entropies, layers, rows, heads, tokens), _part(self._hiddens, layers, rows, tokens, width)
+        )
 
     def prior_in(self, tokens: int) -> Tensor:
         """What the scale is ranked by, [B, L]."""

@@ -135,8 +135,9 @@ def test_a_model_whose_numbers_overflow(value: float) -> None:
     hidden[1] = value
     recorder.on_hidden(1, hidden)  # the unconditional row does not count
     hidden[0, 3, 2] = value
-    with pytest.raises(CheckpointError, match="layer 1 computes numbers that are not finite at scale 1"):
-        recorder.on_hidden(1, hidden)
+    recorder.on_hidden(2, hidden)
+    with pytest.raises(CheckpointError, match="layer 2 computes numbers that are not finite at scale 1"):
+        recorder.on_scale(2)
 
 
 def test_entropies_that_are_no_numbers() -> None:

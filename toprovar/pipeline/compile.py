@@ -100,11 +100,12 @@ def compile_model(
             for folder in (writer.folder / "text", report_folder):
                 folder.mkdir()
             table = report_folder / "calibration.safetensors"
+            # Before the calibration, which compiles kernels that the deployment's runtime needs, too.
+            build = build_for(subject, writer.folder / "builds", stages, precision, portable)
             measured = calibrated(subject, texts, seed, stages, table, decide.probes)
             for name, content in subject.text.files().items():
                 (writer.folder / "text" / name).write_bytes(content)
             (writer.folder / EXAMPLES_FILE).write_text("\n".join(own[:_EXAMPLES]), encoding="utf-8")
-            build = build_for(subject, writer.folder / "builds", stages, precision, portable)
             found = find_plan(Planner(decide, measured.stats, build, texts), target, judge)
             written = build.write(found.plan, writer.folder, texts)
             constants = subject.constants(found.plan.ranking, found.plan.restoration)

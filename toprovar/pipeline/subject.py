@@ -21,8 +21,10 @@ from toprovar.models.schedules import Schedule
 from toprovar.models.text import TextEncoder
 from toprovar.plan import Ranking, SparsityPlan
 from toprovar.pruning import Pruning, Restoration
-from toprovar.runtime.backends.base import Backend
+from toprovar.runtime.backends.base import Backend, EngineOptions
 from toprovar.runtime.backends.torch import TorchBackend
+from toprovar.runtime.cuda.options import RuntimeOptions
+from toprovar.runtime.cuda.support import choose_runtime
 from toprovar.runtime.session import Session
 
 __all__ = ["Subject"]
@@ -98,8 +100,13 @@ class Subject:
         reuses_guidance: bool = False,
         observer: Observer | None = None,
         device: torch.device | None = None,
+        runtime: RuntimeOptions | None = None,
     ) -> TorchBackend:
-        """The model itself, for plans with this ranking and restoration; on the subject's device unless told."""
+        """The model itself, for plans with this ranking and restoration; on the subject's device unless told.
+
+        Raises:
+            BackendError: a runtime was asked for, and the model does not fit the GPU.
+        """
         pruning = Pruning(ranking.selector, ranking.observers, restoration, reuses_guidance)
         constants = self.constants(ranking, restoration)
         return TorchBackend(
@@ -110,7 +117,12 @@ class Subject:
             pruning,
             observer,
             self.device if device is None else device,
+            runtime=runtime,
         )
+
+    def runtime(self) -> RuntimeOptions | None:
+        """How the runtime is to work on the subject's device; None where the model's own modules must do."""
+        return choose_runtime(self.loaded.backbone, self.loaded.vae, self.device, EngineOptions(), None)
 
     def session(self, backend: Backend, plan: SparsityPlan | None = None) -> Session:
         """A session with the model's own defaults of sampling; dense without a plan."""

@@ -17,6 +17,7 @@ from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.geometry import restore_constants, scale_constants
 from toprovar.models.infinity import Infinity, InfinityConfig
 from toprovar.models.loader import Defaults, LoadedModel, guidance_layers
+from toprovar.models.observer import Observer
 from toprovar.models.schedules import Schedule
 from toprovar.plan import DepthRule, Ranking, SparsityPlan
 from toprovar.pruning import Pruning, Unconditional
@@ -77,6 +78,7 @@ def make_session(
     options: RuntimeOptions | None,
     insertion: Sequence[int] = (0,),
     device: str = "cpu",
+    observer: Observer | None = None,
 ) -> Session:
     """A session that is eager without options."""
     record = loaded.record(GRIDS, guidance_layers(insertion, DEPTH))
@@ -86,7 +88,7 @@ def make_session(
     table = np.asarray(plan.ranking.mean, np.float32)
     constants["entropy_mean"] = table if plan.ranking.observers else np.zeros((len(GRIDS), 0, HEADS), np.float32)
     constants["entropy_deviation"] = constants["entropy_mean"]
-    backend = TorchBackend(record, GRIDS, constants, loaded, plan.pruning, device=device, runtime=options)
+    backend = TorchBackend(record, GRIDS, constants, loaded, plan.pruning, observer, device, runtime=options)
     return Session(backend, plan, loaded.sampling(len(GRIDS)), None)
 
 
