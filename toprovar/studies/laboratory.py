@@ -102,15 +102,10 @@ class Laboratory:
     _drawn: dict[tuple[str, int], tuple[GeneratedImage, float]] = field(default_factory=dict, init=False)
     _stats: dict[tuple[Any, ...], CalibrationStats] = field(default_factory=dict, init=False)
     _tables: dict[tuple[Any, ...], Path] = field(default_factory=dict, init=False)
+    _builds: dict[str, Build] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Two, since a build may keep one engine at a time, and dense images are asked for all along.
-        self._sparse, self._dense = (self._build(self.folder / name) for name in ("sparse", "dense"))
-
-    def _build(self, folder: Path) -> Build:
-        build: type[Build] = BUILDS.load(self.backend)
-        return build(self.subject, folder, self.stages, "fp32", portable=True)
 
     @property
     def calibration_prompts(self) -> tuple[str, ...]:
@@ -163,9 +158,13 @@ class Laboratory:
         session = self.subject.session(backend)
         return lambda prompt, seed: probe(session, backend, prompt, seed)
 
-    def session(self, plan: SparsityPlan) -> Session:
-        """A session of a plan; it may end the one before."""
-        return self._sparse.session(plan)
+    def session(self, plan: SparsityPlan, name: str = "plan") -> Session:
+        """A session of a plan, which another of the same name may end."""
+        kind: type[Build] = BUILDS.load(self.backend)
+        place = name if kind.keeps_one else "graphs"
+        if place not in self._builds:
+            self._builds[place] = kind(self.subject, self.folder / place, self.stages, "fp32", portable=True)
+        return self._builds[place].session(plan)
 
     def suite_prompts(self, limit: int | None = None) -> Sequence[Any]:
         """The suite's prompts, which nothing was tuned on."""
@@ -235,4 +234,4 @@ class Laboratory:
 
     @functools.cached_property
     def _dense_session(self) -> Session:
-        return self._dense.session(self.subject.dense_plan())
+        return self.session(self.subject.dense_plan(), "dense")

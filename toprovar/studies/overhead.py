@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,17 +12,15 @@ from matplotlib.figure import Figure
 
 from toprovar.evaluation.bootstrap import Interval, bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
-from toprovar.plan import SparsityPlan
-from toprovar.runtime.backends.base import Controls
-from toprovar.runtime.noise import certainty, logistic_noise
-from toprovar.runtime.session import Generation, Session
+from toprovar.plan import Ranking, ScalePlan, SparsityPlan
+from toprovar.runtime.session import Generation
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.laboratory import Laboratory
 
-__all__ = ["STUDY", "Lap", "Overhead", "analysis", "rows_of", "watched_scales", "words"]
+__all__ = ["STUDY", "Lap", "Overhead", "analysis", "blind", "rows_of", "words"]
 
 _TARGET = 0.4
-_PROMPTS, _LAPS = 24, 8
+_PROMPTS, _LAPS = 24, 24
 _GOAL = 0.03
 _POLICIES = ("toprovar_search", "toprovar")
 """The better one, which is drawn, and the one that also decides a depth."""
@@ -34,12 +32,12 @@ class Lap:
 
     Attributes:
         dense: by the dense graph.
-        watched: seconds by scale of the adaptive graph with all tokens kept.
+        blind: as many tokens as the plan keeps, taken at random: nothing is observed and nothing decided.
         sparse: by the plan.
     """
 
     dense: Generation
-    watched: tuple[float, ...]
+    blind: Generation
     sparse: Generation
 
 
@@ -48,207 +46,130 @@ class Overhead(Study):
 
     title = "What the analysis costs"
     question = (
-        "Observing entropy, sorting tokens and deciding the depth take time themselves. Is that at most "
-        f"{_GOAL:.0%} of a sparse generation, and what is the net speed-up at {_TARGET:.0%} of the FLOPs?"
+        "Observing entropy, ranking tokens by it and deciding the depth take time themselves. Is that at most "
+        f"{_GOAL:.0%} of a sparse generation, against one of as many tokens taken at random, and what is the net "
+        f"speed-up at {_TARGET:.0%} of the FLOPs?"
     )
 
     def run(self, laboratory: Laboratory, limit: int | None) -> Finding:
-        """The plan of each policy: dense, watched and sparse in turn, in one process."""
+        """The plan of each policy: dense, blind and sparse in turn, in one process."""
         prompts = laboratory.suite_prompts(min(limit or _PROMPTS, _PROMPTS))
         answers, rows, figures = [], [], []
         for name in _POLICIES:
             plan = laboratory.plan(laboratory.policy(name), _TARGET)
-            session = laboratory.session(plan)
-            _lap(session, prompts[0].text, 0)  # loads and warms the graphs
-            laps = []
-            for turn in range(math.ceil(_LAPS / len(prompts))):
-                for index, prompt in enumerate(prompts):
-                    laps.append(_lap(session, prompt.text, turn * len(prompts) + index))
-                    laboratory.stages.progress(name, len(laps), math.ceil(_LAPS / len(prompts)) * len(prompts))
+            laps = _laps(laboratory, name, plan, [prompt.text for prompt in prompts])
             own = rows_of(plan, laps)
             rows += [{"plan": name, **row} for row in own]
-            answers.append(f"{name}: {words(plan, laps)}")
-            figures.append(_draw(plan, own, laps))
+            answers.append(f"{name}: {words(laps)}")
+            figures.append(_draw(plan, own))
         return Finding(" ".join(answers), tuple(rows), figures[0])
 
 
-def _lap(session: Session, text: str, seed: int) -> Lap:
-    dense = session(text, generator=seed, dense=True)
-    return Lap(dense, _watch(session, text, seed), session(text, generator=seed))
+def _laps(laboratory: Laboratory, name: str, plan: SparsityPlan, texts: Sequence[str]) -> list[Lap]:
+    depths = plan.depth_rule.depths if plan.depth_rule else (0,)
+    session = laboratory.session(plan)
+    twins = {depth: laboratory.session(blind(plan, depth), f"blind from {depth}") for depth in depths}
+    for one in (session, *twins.values()):  # loads and warms the graphs
+        for dense in (True, False):
+            one(texts[0], dense=dense)
+    laps: list[Lap] = []
+    total = math.ceil(_LAPS / len(texts)) * len(texts)
+    for seed in range(total):
+        text = texts[seed % len(texts)]
+        dense = session(text, generator=seed, dense=True)
+        sparse = session(text, generator=seed)
+        twin = twins[sparse.images[0].depth if plan.depth_rule else 0]
+        laps.append(Lap(dense, twin(text, generator=seed), sparse))
+        laboratory.stages.progress(name, len(laps), total)
+    return laps
 
 
-def _watch(session: Session, text: str, seed: int) -> tuple[float, ...]:
-    """Seconds of every scale, as a session counts them, were each to be observed and sorted but not pruned.
-
-    Nobody reads the last scale's entropy, which a deployment leaves out, too.
-    """
-    sampling, plan, state = session.sampling, session.plan, session.begin(text)
-    certain, seconds = certainty(sampling.top_k, sampling.top_p), []
-    for scale, one in enumerate(plan.scales):
-        started = time.perf_counter()
-        noise = logistic_noise(seed, scale, one.tokens, session.backend.model.code_bits)[None]
-        kept = (one.tokens,) * plan.layers
-        read = scale + 1 < len(plan.scales)
-        controls = Controls(noise, sampling.guidance[scale], sampling.temperature[scale], certain, kept, ranks=read)
-        state = session.backend.step(state, controls).state
-        seconds.append(time.perf_counter() - started)
-    return tuple(seconds)
+def blind(plan: SparsityPlan, depth: int) -> SparsityPlan:
+    """The plan from a depth on with tokens at random: it observes nothing and has nothing to decide."""
+    scales = tuple(
+        one if scale >= depth else ScalePlan(one.height, one.width, (one.tokens,) * plan.layers)
+        for scale, one in enumerate(plan.scales)
+    )
+    return dataclasses.replace(plan, scales=scales, ranking=Ranking("random"), depth_rule=None)
 
 
-def watched_scales(plan: SparsityPlan, depth: int) -> set[int]:
-    """Scales that a session runs through the adaptive graph.
-
-    They are the pruned ones, those that they are ranked by, and the one that the depth is decided after.
-
-    Args:
-        plan: what is run.
-        depth: first scale that runs sparse.
-    """
-    pruned = {scale for scale in range(depth, len(plan.scales)) if not plan.scales[scale].is_dense}
-    read = {scale - 1 for scale in pruned} if plan.pruning.needs_previous_scale else set()
-    rule = plan.depth_rule
-    return pruned | read | ({rule.decided_after} if rule and rule.needs_entropy else set())
-
-
-def analysis(plan: SparsityPlan, laps: Sequence[Lap], least: bool = False) -> list[float]:
-    """Seconds of analysis of each lap's sparse generation.
-
-    They are the host's, and what the adaptive graph with all tokens takes longer than the dense one at the scales
-    where it ran: medians, since a scale of one lap is shorter than the clock's jitter. A pruned scale sorts as many
-    tokens but observes fewer, so that this bounds the cost from above.
-
-    Args:
-        plan: what was run.
-        laps: what was measured.
-        least: bound it from below instead: a pruned scale's in proportion to what its observers keep.
-    """
-    longer = np.median([lap.watched for lap in laps], 0) - np.median([lap.dense.scale_seconds for lap in laps], 0)
-
-    def cost(scale: int, depth: int) -> float:
-        kept = plan.kept(scale, depth)
-        seen = [kept[layer] for layer in plan.ranking.observers] or kept
-        return float(longer[scale]) * (float(np.mean(seen)) / plan.scales[scale].tokens if least else 1.0)
-
-    depths = [lap.sparse.images[0].depth for lap in laps]
-    return [
-        lap.sparse.analysis_seconds + sum(cost(scale, depth) for scale in watched_scales(plan, depth))
-        for lap, depth in zip(laps, depths, strict=True)
-    ]
-
-
-def _share(plan: SparsityPlan, laps: Sequence[Lap], least: bool = False) -> Interval:
-    return bootstrap([own / lap.sparse.seconds for own, lap in zip(analysis(plan, laps, least), laps, strict=True)])
+def analysis(laps: Sequence[Lap]) -> Interval:
+    """Share of a sparse generation's time by which it is longer than its blind twin."""
+    return bootstrap([1 - lap.blind.seconds / lap.sparse.seconds for lap in laps])
 
 
 def rows_of(plan: SparsityPlan, laps: Sequence[Lap]) -> tuple[Row, ...]:
     """Medians in milliseconds: one row a scale, one for text and decoding, and one for the whole image."""
-    dense, watched, sparse = (
-        np.array([times(lap) for lap in laps])
-        for times in (
-            lambda lap: lap.dense.scale_seconds,
-            lambda lap: lap.watched,
-            lambda lap: lap.sparse.scale_seconds,
-        )
-    )
-    rows: list[Row] = [
-        _row(
-            str(scale + 1),
-            dense[:, scale],
-            watched[:, scale],
-            sparse[:, scale],
-            float(np.mean([scale in watched_scales(plan, lap.sparse.images[0].depth) for lap in laps])),
-            len(laps),
-            one.tokens,
-        )
-        for scale, one in enumerate(plan.scales)
+    scales = [np.array([getattr(lap, name).scale_seconds for lap in laps]) for name in _WAYS]
+    whole = [np.array([getattr(lap, name).seconds for lap in laps]) for name in _WAYS]
+    rows = [
+        _row(str(index + 1), [own[:, index] for own in scales], len(laps), one.tokens)
+        for index, one in enumerate(plan.scales)
     ]
-    whole, pruned = (np.array([getattr(lap, name).seconds for lap in laps]) for name in ("dense", "sparse"))
-    rest = whole - dense.sum(1)
-    rows.append(_row("text, decoding", rest, rest, pruned - sparse.sum(1), None, len(laps)))
-    host = float(np.median([lap.sparse.analysis_seconds for lap in laps]))
-    image = _row("whole image", whole, watched.sum(1) + rest, pruned, None, len(laps))
-    share = _share(plan, laps)
-    rows.append(
-        {
-            **image,
-            "ranking and rule on the host, ms": round(1e3 * host, 3),
-            "analysis, at least": round(_share(plan, laps, least=True).mean, 4),
-            "analysis, at most": round(share.mean, 4),
-            "from": round(share.low, 4),
-            "to": round(share.high, 4),
-        }
-    )
-    return tuple(rows)
+    rest = [image - own.sum(1) for image, own in zip(whole, scales, strict=True)]
+    rows.append(_row("text, decoding", rest, len(laps)))
+    share = analysis(laps)
+    image = _row("whole image", whole, len(laps))
+    image |= {"analysis": round(share.mean, 4), "from": round(share.low, 4), "to": round(share.high, 4)}
+    image["ranking and rule on the host, ms"] = round(1e3 * _host(laps), 3)
+    return (*rows, image)
+
+
+_WAYS = ("dense", "blind", "sparse")
 
 
 def _row(
-    name: str,
-    dense: np.ndarray,
-    watched: np.ndarray,
-    sparse: np.ndarray,
-    adaptive: float | None,
-    laps: int,
-    tokens: int | None = None,
-) -> Row:
-    whole, all_kept, pruned = (round(1e3 * float(np.median(values)), 3) for values in (dense, watched, sparse))
+    name: str, seconds: Sequence[np.ndarray], laps: int, tokens: int | None = None
+) -> dict[str, str | float | None]:
+    dense, random, sparse = (round(1e3 * float(np.median(values)), 3) for values in seconds)
     return {
         "scale": name,
         "tokens": tokens,
-        "dense, ms": whole,
-        "adaptive, all tokens, ms": all_kept,
-        "observing and sorting, ms": round(all_kept - whole, 3),
-        "sparse plan, ms": pruned,
-        "times faster": round(whole / pruned, 3) if pruned > 0 else None,
-        "share of images that observe": adaptive,
-        "ranking and rule on the host, ms": None,
-        "analysis, at least": None,
-        "analysis, at most": None,
+        "dense, ms": dense,
+        "tokens at random, ms": random,
+        "plan, ms": sparse,
+        "times faster": round(dense / sparse, 3) if sparse > 0 else None,
+        "analysis": None,
         "from": None,
         "to": None,
+        "ranking and rule on the host, ms": None,
         "laps": laps,
     }
 
 
-def words(plan: SparsityPlan, laps: Sequence[Lap]) -> str:
+def _host(laps: Sequence[Lap]) -> float:
+    return float(np.median([lap.sparse.analysis_seconds for lap in laps]))
+
+
+def words(laps: Sequence[Lap]) -> str:
     """Whether the goal is met, and the net speed-up."""
-    least, share = _share(plan, laps, least=True), _share(plan, laps)
+    share = analysis(laps)
     faster = bootstrap([lap.dense.seconds / lap.sparse.seconds for lap in laps])
-    said = "Yes" if share.high <= _GOAL else "No" if least.low > _GOAL else "Not certain"
-    host = float(np.median([lap.sparse.analysis_seconds for lap in laps]))
+    said = "Yes" if share.high <= _GOAL else "No" if share.low > _GOAL else "Not certain"
     gain = "No gain" if faster.high < 1 else "Net speed-up" if faster.low > 1 else "No gain that can be told from none"
     return (
-        f"{said}: the analysis takes from {least.mean:.1%} [{least.low:.1%}, {least.high:.1%}] to {share.mean:.1%} "
-        f"[{share.low:.1%}, {share.high:.1%}] of a sparse generation, {1e3 * host:.2f} ms of it on the host. {gain}, "
-        f"all of it paid: {faster.mean:.2f} times [{faster.low:.2f}, {faster.high:.2f}] over {len(laps)} laps, text "
-        "and decoding included."
+        f"{said}: the analysis takes {share.mean:.1%} [{share.low:.1%}, {share.high:.1%}] of a sparse generation, "
+        f"{1e3 * _host(laps):.2f} ms of it on the host. {gain}, all of it paid: {faster.mean:.2f} times "
+        f"[{faster.low:.2f}, {faster.high:.2f}] over {len(laps)} laps, text and decoding included."
     )
 
 
-def _draw(plan: SparsityPlan, rows: Sequence[Row], laps: Sequence[Lap]) -> Figure:
+def _draw(plan: SparsityPlan, rows: Sequence[Row]) -> Figure:
     made, axes = figure(2.8, 1, 2, width_ratios=[2.2, 1])
     scales = rows[: len(plan.scales)]
-    kinds = (("dense, ms", DENSE, "dense"), ("adaptive, all tokens, ms", "0.6", "adaptive, all tokens kept"))
-    for index, (column, colour, label) in enumerate((*kinds, ("sparse plan, ms", SPARSE, "sparse plan"))):
+    kinds = (("dense, ms", DENSE, "dense"), ("tokens at random, ms", "0.6", "as many tokens at random"))
+    kinds += (("plan, ms", SPARSE, "the plan, analysis included"),)
+    whole = next(row for row in rows if row["scale"] == "whole image")
+    for index, (column, colour, label) in enumerate(kinds):
         places = [place + 0.27 * (index - 1) for place in range(len(scales))]
         axes[0, 0].bar(places, [float(row[column] or 0) for row in scales], 0.25, color=colour, label=label)
+        axes[0, 1].barh(index, float(whole[column] or 0), 0.6, color=colour)
     axes[0, 0].set_xticks(range(len(scales)), [f"{one.height} x {one.width}" for one in plan.scales], fontsize=7)
     axes[0, 0].set(xlabel="tokens of the scale", ylabel="median, ms")
     axes[0, 0].legend(loc="upper left")
-    host = 1e3 * float(np.median([lap.sparse.analysis_seconds for lap in laps]))
-    paid = 1e3 * float(np.median(analysis(plan, laps)))
-    whole, rest = (next(row for row in rows if row["scale"] == name) for name in ("whole image", "text, decoding"))
-    for place, column in enumerate(("dense, ms", "sparse plan, ms")):
-        outside, total = float(rest[column] or 0), float(whole[column] or 0)
-        extra = min(max(paid - host, 0.0), total - outside - host) if place else 0.0
-        parts = [(outside, "0.75", "text, decoding"), (total - outside - extra - host * place, DENSE, "transformer")]
-        parts += [(extra, SPARSE, "observing, sorting (at most)"), (host * place, "#d55e00", "ranking and rule, host")]
-        left = 0.0
-        for width, colour, label in parts:
-            axes[0, 1].barh(place, width, 0.6, left=left, color=colour, label=label if place else None)
-            left += width
-    axes[0, 1].set_yticks([0, 1], ["dense", "sparse"])
-    axes[0, 1].set(xlabel="median of a whole image, ms", ylim=(3.4, -0.5))
-    axes[0, 1].legend(loc="lower left", fontsize=8)
+    axes[0, 1].set_yticks(range(3), ["dense", "at random", "the plan"])
+    axes[0, 1].invert_yaxis()
+    axes[0, 1].set(xlabel="median of a whole image, ms")
     return made
 
 

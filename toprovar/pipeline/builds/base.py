@@ -47,10 +47,12 @@ class Build(ABC):
     Attributes:
         packages: distributions whose versions the manifest records.
         precisions: what `precision` may be.
+        keeps_one: a session ends when the next is asked for.
     """
 
     packages: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[Precision, ...]] = ()
+    keeps_one: ClassVar[bool] = False
 
     def __init__(
         self, subject: Subject, folder: Path, stages: Stages, precision: Precision | None, portable: bool = False

@@ -38,6 +38,7 @@ class TorchBuild(Build):
 
     packages = ("torch", "triton", "numpy")
     precisions = ("fp32", "bf16", "fp8")
+    keeps_one = True
 
     def __init__(
         self, subject: Subject, folder: Path, stages: Stages, precision: Precision | None, portable: bool = False
