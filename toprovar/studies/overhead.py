@@ -70,8 +70,8 @@ def _laps(laboratory: Laboratory, name: str, plan: SparsityPlan, texts: Sequence
     session = laboratory.session(plan)
     twins = {depth: laboratory.session(blind(plan, depth), f"blind from {depth}") for depth in depths}
     for one in (session, *twins.values()):  # loads and warms the graphs
-        for dense in (True, False):
-            one(texts[0], dense=dense)
+        for whole in (True, False):
+            one(texts[0], dense=whole)
     laps: list[Lap] = []
     total = math.ceil(_LAPS / len(texts)) * len(texts)
     for seed in range(total):
@@ -157,8 +157,11 @@ def words(laps: Sequence[Lap]) -> str:
 def _draw(plan: SparsityPlan, rows: Sequence[Row]) -> Figure:
     made, axes = figure(2.8, 1, 2, width_ratios=[2.2, 1])
     scales = rows[: len(plan.scales)]
-    kinds = (("dense, ms", DENSE, "dense"), ("tokens at random, ms", "0.6", "as many tokens at random"))
-    kinds += (("plan, ms", SPARSE, "the plan, analysis included"),)
+    kinds = (
+        ("dense, ms", DENSE, "dense"),
+        ("tokens at random, ms", "0.6", "as many tokens at random"),
+        ("plan, ms", SPARSE, "the plan, analysis included"),
+    )
     whole = next(row for row in rows if row["scale"] == "whole image")
     for index, (column, colour, label) in enumerate(kinds):
         places = [place + 0.27 * (index - 1) for place in range(len(scales))]
