@@ -13,7 +13,7 @@ import torch
 from toprovar.calibration.policies.dense import dense_plan
 from toprovar.calibration.policy import Task
 from toprovar.errors import UsageError
-from toprovar.manifest import ModelRecord
+from toprovar.manifest import ModelRecord, Precision
 from toprovar.models.geometry import restore_constants, scale_constants
 from toprovar.models.loader import LoadedModel, guidance_layers, load_model
 from toprovar.models.observer import Observer
@@ -120,9 +120,9 @@ class Subject:
             runtime=runtime,
         )
 
-    def runtime(self) -> RuntimeOptions | None:
+    def runtime(self, precision: Precision | None = None) -> RuntimeOptions | None:
         """How the runtime is to work on the subject's device; None where the model's own modules must do."""
-        return choose_runtime(self.loaded.backbone, self.loaded.vae, self.device, EngineOptions(), None)
+        return choose_runtime(self.loaded.backbone, self.loaded.vae, self.device, EngineOptions(precision), None)
 
     def session(self, backend: Backend, plan: SparsityPlan | None = None) -> Session:
         """A session with the model's own defaults of sampling; dense without a plan."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toprovar.errors import UsageError
 from toprovar.evaluation.report.style import DENSE, figure
 from toprovar.studies.base import Finding, Row, Study
 from toprovar.studies.laboratory import Laboratory
@@ -49,12 +48,9 @@ class Ablation(Study):
         dense = laboratory.run_dense(prompts)
         rows: list[Row] = []
         for name, (policy, parameters) in _VARIANTS.items():
-            try:
-                plan = laboratory.plan(laboratory.policy(policy, **parameters), _TARGET)
-            except UsageError as error:
-                laboratory.stages.remark(f"{name}: {error.message}")
-                continue
-            rows.append(compared(laboratory.run(name, plan, prompts), dense, _TARGET))
+            plan = laboratory.plan_within_reach(name, laboratory.policy(policy, **parameters), _TARGET)
+            if plan is not None:
+                rows.append(compared(laboratory.run(name, plan, prompts), dense, _TARGET))
         ordered = sorted(rows, key=lambda row: -float(row["PSNR to dense, dB"] or 0))
         first, last = ordered[0], ordered[-1]
         answer = (

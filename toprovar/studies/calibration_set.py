@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from toprovar.errors import UsageError
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.extensions import SUITES
 from toprovar.plan import SparsityPlan
@@ -66,10 +65,8 @@ class CalibrationSet(Study):
             policy = laboratory.policy(name)
             whole: _Planned | None = None
             for variant in _variants(laboratory, policy.probes):
-                try:
-                    plan = laboratory.plan(policy, _TARGET, variant.stats)
-                except UsageError as error:
-                    laboratory.stages.remark(f"{name}, {variant.name}: {error.message}")
+                plan = laboratory.plan_within_reach(f"{name}, {variant.name}", policy, _TARGET, variant.stats)
+                if plan is None:
                     continue
                 made = _Planned(variant, plan, laboratory.run(f"{name}: {variant.name}", plan, prompts))
                 # The first is the calibration as it is; where it has no plan there is nothing to compare with.

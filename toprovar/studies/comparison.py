@@ -6,7 +6,7 @@ from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.studies.base import Row
 from toprovar.studies.laboratory import Run
 
-__all__ = ["against"]
+__all__ = ["against", "differences"]
 
 
 def against(run: Run, base: Run, name: str, dense: Run) -> Row:
@@ -19,8 +19,8 @@ def against(run: Run, base: Run, name: str, dense: Run) -> Row:
         dense: the dense run.
     """
     score = bootstrap(run.values("passed"), run.categories)
-    change = bootstrap(_difference(run, base, "passed"), run.categories)
-    near, nearer = bootstrap(run.values("psnr")), bootstrap(_difference(run, base, "psnr"))
+    change = bootstrap(differences(run, base, "passed"), run.categories)
+    near, nearer = bootstrap(run.values("psnr")), bootstrap(differences(run, base, "psnr"))
     return {
         "FLOPs": round(run.mean("flops"), 4),
         "score": round(score.mean, 4),
@@ -36,5 +36,6 @@ def against(run: Run, base: Run, name: str, dense: Run) -> Row:
     }
 
 
-def _difference(run: Run, base: Run, name: str) -> list[float]:
+def differences(run: Run, base: Run, name: str) -> list[float]:
+    """One figure of every outcome less that of the same prompt in another run."""
     return [own - other for own, other in zip(run.values(name), base.values(name), strict=True)]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.fidelity import pooled_psnr
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.extensions import POLICIES
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.comparison import differences
 from toprovar.studies.laboratory import Laboratory, Run
 from toprovar.studies.pareto import POOLED, compared
 
@@ -37,12 +37,9 @@ class EqualCost(Study):
         dense = laboratory.run_dense(prompts)
         runs: dict[str, Run] = {}
         for name in (name for name in POLICIES.names() if name != "dense"):
-            try:
-                plan = laboratory.plan(laboratory.policy(name), _TARGET)
-            except UsageError as error:
-                laboratory.stages.remark(f"{name} at {_TARGET:.0%}: {error.message}")
-                continue
-            runs[name] = laboratory.run(name, plan, prompts)
+            plan = laboratory.plan_within_reach(f"{name} at {_TARGET:.0%}", laboratory.policy(name), _TARGET)
+            if plan is not None:
+                runs[name] = laboratory.run(name, plan, prompts)
         rows = [compared(run, dense, None if run is dense else _TARGET) for run in (dense, *runs.values())]
         return Finding(words(runs, dense), tuple(rows), _draw(rows))
 
@@ -54,7 +51,7 @@ def words(runs: Mapping[str, Run], dense: Run) -> str:
         return f"No answer: {_TARGET:.0%} of the FLOPs is out of reach of ToProVAR's policies."
     best = max(ours, key=lambda name: runs[name].mean("psnr"))
     own = runs[best]
-    lost = bootstrap(_differences(own, dense, "passed"), own.categories)
+    lost = bootstrap(differences(own, dense, "passed"), own.categories)
     ratio = dense.mean("seconds") / own.mean("seconds")
     said = "within" if lost.mean >= -_WITHIN else "not within"
     parts = [
@@ -66,8 +63,8 @@ def words(runs: Mapping[str, Run], dense: Run) -> str:
     for name, other in runs.items():
         if name in _OURS:
             continue
-        nearer = bootstrap(_differences(own, other, "psnr"))
-        score = bootstrap(_differences(own, other, "passed"), own.categories)
+        nearer = bootstrap(differences(own, other, "psnr"))
+        score = bootstrap(differences(own, other, "passed"), own.categories)
         parts.append(
             f"Against {name}: {nearer.mean:+.1f} dB [{nearer.low:+.1f}, {nearer.high:+.1f}] "
             f"({pooled_psnr(own.values('psnr')) - pooled_psnr(other.values('psnr')):+.1f} by the mean error), score "
@@ -83,10 +80,6 @@ def _unequal(run: Run) -> str:
     """A per-prompt rule may spend more on other prompts than on those that it was fitted to."""
     flops = run.mean("flops")
     return f" (which took {flops:.0%} of the FLOPs on these prompts)" if abs(flops - _TARGET) > 0.02 else ""
-
-
-def _differences(run: Run, base: Run, name: str) -> list[float]:
-    return [own - other for own, other in zip(run.values(name), base.values(name), strict=True)]
 
 
 def _draw(rows: Sequence[Row]) -> Figure:

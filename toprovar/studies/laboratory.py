@@ -147,6 +147,23 @@ class Laboratory:
         own = stats or self.stats(policy.probes)
         return policy(own, self.subject.task(flops, self.calibration_prompts))
 
+    def plan_within_reach(
+        self, name: str, policy: Policy, flops: float, stats: CalibrationStats | None = None
+    ) -> SparsityPlan | None:
+        """The same; None where the policy does not reach that share, with a remark that says so.
+
+        Args:
+            name: what the remark calls the plan.
+            policy: what decides.
+            flops: share of dense FLOPs.
+            stats: as of `plan`.
+        """
+        try:
+            return self.plan(policy, flops, stats)
+        except UsageError as error:
+            self.stages.remark(f"{name}: {error.message}")
+            return None
+
     def probe(self, ranking: Ranking, restoration: Restoration = "identity") -> Probe:
         """Dense generations whose scales can be tried in several ways, on the model itself.
 

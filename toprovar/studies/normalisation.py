@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from toprovar.calibration.policies.toprovar import POLICY
 from toprovar.calibration.ranking import entropy_ranking
-from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import Interval, bootstrap
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.studies.base import Finding, Row, Study
@@ -43,10 +42,9 @@ class Normalisation(Study):
         runs: dict[str, Run] = {}
         for name, standardised in ((STANDARDISED, True), (PLAIN, False)):
             policy = laboratory.policy("toprovar", standardised=standardised, scale=False)
-            try:
-                runs[name] = laboratory.run(name, laboratory.plan(policy, _TARGET), prompts)
-            except UsageError as error:
-                laboratory.stages.remark(f"{name}: {error.message}")
+            plan = laboratory.plan_within_reach(name, policy, _TARGET)
+            if plan is not None:
+                runs[name] = laboratory.run(name, plan, prompts)
         dense = laboratory.run_dense(prompts)
         rows = [_row(row, runs, dense) for row in table(seen)]
         return Finding(words(seen, runs), tuple(rows), _draw(rows))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.fidelity import pooled_psnr
 from toprovar.evaluation.report.style import figure
 from toprovar.extensions import POLICIES
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.comparison import differences
 from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["POOLED", "STUDY", "Pareto", "compared"]
@@ -22,9 +22,8 @@ _TARGETS = (0.7, 0.55, 0.4, 0.3)
 
 def compared(run: Run, dense: Run, target: float | None) -> Row:
     """One run against dense on the same prompts and noise, with 95 % intervals."""
-    change = [own - whole for own, whole in zip(run.values("passed"), dense.values("passed"), strict=True)]
     score = bootstrap(run.values("passed"), run.categories)
-    lost = bootstrap(change, run.categories)
+    lost = bootstrap(differences(run, dense, "passed"), run.categories)
     near = bootstrap(run.values("psnr"))
     ratio = dense.mean("seconds") / run.mean("seconds")
     return {
@@ -57,12 +56,9 @@ class Pareto(Study):
         rows: list[Row] = [compared(dense, dense, 1.0)]
         for name in (name for name in POLICIES.names() if name != "dense"):
             for target in _TARGETS:
-                try:
-                    plan = laboratory.plan(laboratory.policy(name), target)
-                except UsageError as error:
-                    laboratory.stages.remark(f"{name} at {target:.0%}: {error.message}")
-                    continue
-                rows.append(compared(laboratory.run(name, plan, prompts), dense, target))
+                plan = laboratory.plan_within_reach(f"{name} at {target:.0%}", laboratory.policy(name), target)
+                if plan is not None:
+                    rows.append(compared(laboratory.run(name, plan, prompts), dense, target))
         return Finding(_answer(rows), tuple(rows), _draw(rows))
 
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from toprovar.calibration.policies.toprovar_search import POLICY, predicted_error
 from toprovar.calibration.sensitivity import picture_error
-from toprovar.errors import UsageError
 from toprovar.evaluation.bootstrap import bootstrap
 from toprovar.evaluation.report.style import figure
 from toprovar.pipeline.probing import ProbedScale
@@ -18,6 +17,7 @@ from toprovar.plan import SparsityPlan
 from toprovar.runtime.backends.base import State
 from toprovar.stats import CalibrationStats
 from toprovar.studies.base import Finding, Row, Study
+from toprovar.studies.comparison import differences
 from toprovar.studies.laboratory import Laboratory, Run
 
 __all__ = ["STUDY", "Search", "Tried", "predicted", "rows_of", "words"]
@@ -71,10 +71,8 @@ class Search(Study):
         stats = laboratory.stats(POLICY.restoration)
         tried: list[Tried] = []
         for name, (policy, parameters) in _VARIANTS.items():
-            try:
-                plan = laboratory.plan(laboratory.policy(policy, **parameters), _TARGET, stats)
-            except UsageError as error:
-                laboratory.stages.remark(f"{name}: {error.message}")
+            plan = laboratory.plan_within_reach(name, laboratory.policy(policy, **parameters), _TARGET, stats)
+            if plan is None:
                 continue
             begin = laboratory.probe(plan.ranking, plan.restoration)
             measured = []
@@ -185,7 +183,7 @@ def words(tried: Sequence[Tried]) -> str:
         if other is None:
             parts.append(f"{name}: {_TARGET:.0%} of the FLOPs is out of its reach.")
             continue
-        gap = bootstrap([a - b for a, b in zip(base.run.values("psnr"), other.run.values("psnr"), strict=True)])
+        gap = bootstrap(differences(base.run, other.run, "psnr"))
         lost = bootstrap((other.running.sum(1) - base.running.sum(1)).tolist())
         if gap.low > 0:
             said = f"Yes, the search is better than {name}"

@@ -18,12 +18,11 @@ from toprovar.pipeline.subject import Subject
 from toprovar.plan import DepthRule, SparsityPlan
 from toprovar.precision import PRECISION, PrecisionErrors
 from toprovar.progress import Stages
-from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.cuda.faults import DeviceFault
 from toprovar.runtime.cuda.memory import DoesNotFit
 from toprovar.runtime.cuda.options import RuntimeOptions
-from toprovar.runtime.cuda.support import choose_runtime, fp8_obstacle
+from toprovar.runtime.cuda.support import fp8_obstacle
 from toprovar.runtime.session import Session
 
 __all__ = ["BUILD", "TorchBuild"]
@@ -44,10 +43,7 @@ class TorchBuild(Build):
         self, subject: Subject, folder: Path, stages: Stages, precision: Precision | None, portable: bool = False
     ) -> None:
         super().__init__(subject, folder, stages, precision, portable)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = subject.loaded
-        asked = EngineOptions(precision)
-        self._options = choose_runtime(loaded.backbone, loaded.vae, self._device, asked, None)
+        self._options = subject.runtime(precision)
         self._open: tuple[object, TorchBackend] | None = None
         self._recorded = contextlib.ExitStack()
         self._kernels: dict[str, dict[str, str]] = {}
@@ -141,21 +137,12 @@ class TorchBuild(Build):
         if self._options is None:
             return [one for one in (self.precision,) if one is not None and one != "fp32"]
         config = self.subject.loaded.backbone.config
-        obstacle = fp8_obstacle(config.width, config.hidden, self._device)
+        obstacle = fp8_obstacle(config.width, config.hidden, self.subject.device)
         return ["bf16"] if obstacle is not None else ["bf16", "fp8"]
 
     def _backend(self, plan: SparsityPlan, options: RuntimeOptions | None) -> TorchBackend:
-        subject = self.subject
-        constants = subject.constants(plan.ranking, plan.restoration)
-        return TorchBackend(
-            subject.record,
-            subject.grids,
-            constants,
-            subject.loaded,
-            plan.pruning,
-            device=self._device,
-            runtime=options,
-        )
+        reuses = plan.pruning.reuses_guidance
+        return self.subject.torch_backend(plan.ranking, plan.restoration, reuses, runtime=options)
 
     def _close(self) -> None:
         if self._open is not None:
@@ -179,7 +166,7 @@ class TorchBuild(Build):
 
     def _back_to_host(self) -> None:
         self.subject.loaded.to(torch.device("cpu"))
-        if self._device.type == "cuda":
+        if self.subject.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
