@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 __all__ = ["PartClock"]
 
@@ -24,18 +23,29 @@ class PartClock:
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextlib.contextmanager
-    def measure(self, part: str, tensor: Tensor) -> Iterator[None]:
-        """Counts what is done within, on the tensor's device, as a part's."""
-        if not tensor.is_cuda:
-            started = time.perf_counter()
-            yield
-            self._seconds[part] += time.perf_counter() - started
+    def measure(self, part: str, device: torch.device) -> Iterator[None]:
+        """Counts what is done within, on that device, as a part's."""
+        if device.type != "cuda":
+            with self.waiting(part):
+                yield
             return
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         yield
         end.record()
         self._events.append((part, begin, end))
+
+    @contextlib.contextmanager
+    def waiting(self, part: str) -> Iterator[None]:
+        """Counts the time that passes within as a part's."""
+        started = time.perf_counter()
+        yield
+        self._seconds[part] += time.perf_counter() - started
+
+    def clear(self) -> None:
+        """Begins again."""
+        self._events.clear()
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
 
     def seconds(self, part: str) -> float:
         """The sum so far; waits for a GPU."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from toprovar.calibration.leading_subspace import leading_sums
 
-__all__ = ["LEADING_SHARE", "centred_gram", "leading_ratio", "leading_ratios"]
+__all__ = ["LEADING_SHARE", "centred_grams", "leading_ratio", "leading_ratios"]
 
 LEADING_SHARE = 0.05
 """Leading components, as a share of all: a twentieth, at least one."""
@@ -25,19 +25,19 @@ _THREADS_ABOVE = 256
 """Sides of matrices up to which LAPACK's eigenvalues are no faster with several threads."""
 
 
-def centred_gram(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram matrix of the smaller side of [N, C] tokens, their mean subtracted.
+def centred_grams(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram matrices of the smaller side of [B, N, C] tokens, their mean subtracted.
 
-    Its eigenvalues are the squared singular values; an N x C decomposition is never needed.
+    Their eigenvalues are the squared singular values; an N x C decomposition is never needed.
 
     Returns:
-        Gram matrix [n, n] with n = min(N, C), and the energy, a scalar: the sum of squares before the mean was
-        subtracted. Both float64. The energy is finite exactly where all of `hidden` is.
+        Gram matrices [B, n, n] with n = min(N, C), and energies [B]: sums of squares before the mean was subtracted.
+        Both float64. An energy is finite exactly where all of its tokens are.
     """
     tokens = hidden.double()
-    energy = tokens.square().sum()
-    centred = tokens - tokens.mean(0)
-    return centred @ centred.T if centred.shape[0] <= centred.shape[1] else centred.T @ centred, energy
+    energies = tokens.square().sum((1, 2))
+    centred = tokens - tokens.mean(1, keepdim=True)
+    return centred @ centred.mT if centred.shape[1] <= centred.shape[2] else centred.mT @ centred, energies
 
 
 def leading_ratios(grams: Tensor, energies: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def leading_ratios(grams: Tensor, energies: Tensor) -> Tensor:
     larger matrices, only the leading ones' sum (`toprovar.calibration.leading_subspace`), to 1e-4 of the variance.
 
     Args:
-        grams: [B, n, n] from `centred_gram`, all finite.
+        grams: [B, n, n] from `centred_grams`, all finite.
         energies: [B] likewise.
 
     Returns:
@@ -99,5 +99,4 @@ def _few_threads(grams: Tensor) -> Iterator[None]:
 
 def leading_ratio(hidden: Tensor) -> float:
     """The same of one layer's [N, C] tokens."""
-    gram, energy = centred_gram(hidden)
-    return leading_ratios(gram[None], energy[None]).item()
+    return leading_ratios(*centred_grams(hidden[None])).item()

@@ -1,26 +1,31 @@
 """Measures entropy and principal components of every scale, layer and head while a model generates one image.
 
 What is kept of a scale while it runs: the entropies of its layers and a bounded number of Gram matrices. When it
-ends, they become sums, counts and ratios, one call each for all layers and heads.
+ends, they become sums, counts and ratios, one call each for all layers and heads; on a GPU beside the next scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from toprovar.calibration.part_clock import PartClock
-from toprovar.calibration.principal_components import centred_gram, leading_ratios
+from toprovar.calibration.principal_components import centred_grams, leading_ratios
 from toprovar.calibration.recording import HISTOGRAM_BINS, Recording
+from toprovar.calibration.side_work import SideWork
 from toprovar.errors import CheckpointError
 
 __all__ = ["EntropyRecorder"]
 
 _GRAM_BYTES, _GPU_GRAM_BYTES = 256 << 20, 1 << 30
 """Gram matrices that wait for their eigenvalues, at most: 64 of width 720 or 8 of width 2048, on a GPU 32."""
+
+_TOKEN_BYTES = 512 << 20
+"""Tokens in float64 that become Gram matrices at once: of width 2048 8 layers of 4096."""
 
 
 class EntropyRecorder:
@@ -38,40 +43,51 @@ class EntropyRecorder:
     def __init__(self, schedule: Sequence[tuple[int, int]], layers: int, heads: int) -> None:
         self._tokens = [height * width for height, width in schedule]
         self._layers, self._heads = layers, heads
+        self._clock = PartClock(("entropy", "components"))
+        self._beside = SideWork(self._clock)
         self._forget()
 
     def on_scale(self, scale: int) -> None:
-        """Ends the scale before and begins another."""
+        """Ends the scale before and begins another.
+
+        Raises:
+            CheckpointError: the model computes infinities or NaN. A GPU may tell one scale later.
+        """
         if scale == 0:
             self._forget()
         else:
             self._end_scale()
         self._scale = scale
 
-    def on_attention(self, layer: int, entropy: Tensor) -> None:
-        """Takes relative entropy [R, H, K].
+    def on_attention(self, first: int, entropy: Tensor) -> None:
+        """Takes relative entropy [n, R, H, K] of the layers from `first`.
 
         Raises:
             ValueError: not every head and token of the scale is there.
         """
         expected = self._heads, self._tokens[self._scale]
-        if entropy.shape[1:] != expected:
-            raise ValueError(f"entropy of {tuple(entropy.shape[1:])} heads and tokens; expected {expected}")
-        with self._clock.measure("entropy", entropy):
+        if entropy.shape[2:] != expected:
+            raise ValueError(f"entropy of {tuple(entropy.shape[2:])} heads and tokens; expected {expected}")
+        with self._clock.measure("entropy", entropy.device):
             # a copy, since the step's memory may be used again before the scale ends
-            self._entropies[layer] = entropy[0].double()
+            self._entropies.append((range(first, first + len(entropy)), entropy[:, 0].double()))
 
-    def on_hidden(self, layer: int, hidden: Tensor) -> None:
-        """Takes the residual stream [R, K, C].
+    def on_hidden(self, first: int, hidden: Tensor) -> None:
+        """Takes the residual stream [n, R, K, C] after the layers from `first`.
 
         Raises:
             CheckpointError: the model computes infinities or NaN; asked once for many layers, since asking waits for
                 a GPU.
         """
-        with self._clock.measure("components", hidden):
-            gram, energy = centred_gram(hidden[0])
-            self._grams[layer] = gram, energy
-            if gram.nbytes * (len(self._grams) + 1) > (_GPU_GRAM_BYTES if gram.is_cuda else _GRAM_BYTES):
+        tokens, width = hidden.shape[2:]
+        gram_bytes = 8 * min(tokens, width) ** 2
+        most = max(1, (_GPU_GRAM_BYTES if hidden.is_cuda else _GRAM_BYTES) // gram_bytes)
+        together = max(1, min(most, _TOKEN_BYTES // (8 * tokens * width)))
+        for begin in range(0, len(hidden), together):
+            some = hidden[begin : begin + together, 0]
+            with self._clock.measure("components", hidden.device):
+                self._grams.append((range(first + begin, first + begin + len(some)), *centred_grams(some)))
+            if sum(len(layers) for layers, *_ in self._grams) + len(some) > most:
                 self._solve()
 
     def recording(self) -> Recording:
@@ -82,6 +98,7 @@ class EntropyRecorder:
             CheckpointError: the model computes infinities or NaN.
         """
         self._end_scale()
+        self._beside.finish()
         if np.isnan(self._sum).any() or np.isnan(self._ratio).any():
             raise ValueError("not every scale and layer was observed; run one whole dense generation")
         result = Recording(
@@ -96,54 +113,56 @@ class EntropyRecorder:
         return result
 
     def _forget(self) -> None:
+        self._beside.forget()
+        self._clock.clear()
         shape = len(self._tokens), self._layers, self._heads
         self._sum = np.full(shape, np.nan)
         self._square = np.full(shape, np.nan)
         self._histogram = np.zeros((*shape, HISTOGRAM_BINS), dtype=np.int32)
         self._ratio = np.full(shape[:2], np.nan)
-        self._entropies: dict[int, Tensor] = {}
-        self._grams: dict[int, tuple[Tensor, Tensor]] = {}
-        self._clock = PartClock(("entropy", "components"))
+        self._entropies: list[tuple[range, Tensor]] = []
+        self._grams: list[tuple[range, Tensor, Tensor]] = []
         self._scale = 0
 
     def _end_scale(self) -> None:
         if self._entropies:
-            with self._clock.measure("entropy", next(iter(self._entropies.values()))):
-                self._count()
+            entropies, self._entropies = self._entropies, []
+            self._beside.do("entropy", partial(self._count, self._scale, entropies), entropies[0][1].device)
         if self._grams:
-            with self._clock.measure("components", next(iter(self._grams.values()))[0]):
-                self._solve()
+            self._solve()
 
-    def _count(self) -> None:
-        """Sums and histograms of all layers of the scale at once."""
-        layers = list(self._entropies)
+    def _solve(self) -> None:
+        grams, self._grams = self._grams, []
+        self._beside.do("components", partial(self._explain, self._scale, grams), grams[0][1].device)
+
+    def _count(self, scale: int, entropies: Sequence[tuple[range, Tensor]]) -> None:
+        """Sums and histograms of all layers of a scale at once."""
+        layers = [layer for some, _ in entropies for layer in some]
         # Rounding may lead a hair out of the range that entropies are defined to have; NaN stays.
-        values = torch.stack(list(self._entropies.values())).clamp(0, 1)
-        self._entropies.clear()
+        values = torch.cat([some for _, some in entropies]).clamp(0, 1)
         sums = values.sum(2).cpu().numpy()
         if not np.isfinite(sums).all():
-            raise self._not_finite(f"attention of layer {layers[int(np.argmin(np.isfinite(sums).all(1)))]}")
-        self._sum[self._scale, layers] = sums
-        self._square[self._scale, layers] = values.square().sum(2).cpu().numpy()
+            raise _not_finite(f"attention of layer {layers[int(np.argmin(np.isfinite(sums).all(1)))]}", scale)
+        self._sum[scale, layers] = sums
+        self._square[scale, layers] = values.square().sum(2).cpu().numpy()
         bins = (values * HISTOGRAM_BINS).long().clamp_max(HISTOGRAM_BINS - 1)
         rows = len(layers) * self._heads
         bins += torch.arange(rows, device=bins.device).reshape(len(layers), -1, 1) * HISTOGRAM_BINS
         counts = torch.bincount(bins.flatten(), minlength=rows * HISTOGRAM_BINS).cpu().numpy()
-        self._histogram[self._scale, layers] = counts.reshape(len(layers), self._heads, HISTOGRAM_BINS)
+        self._histogram[scale, layers] = counts.reshape(len(layers), self._heads, HISTOGRAM_BINS)
 
-    def _solve(self) -> None:
-        """Ratios of the layers whose Gram matrices wait."""
-        layers = list(self._grams)
-        grams, energies = zip(*self._grams.values(), strict=True)
-        self._grams.clear()
-        together = torch.stack(energies)
-        finite = torch.isfinite(together).tolist()
+    def _explain(self, scale: int, waiting: Sequence[tuple[range, Tensor, Tensor]]) -> None:
+        """Ratios of layers whose Gram matrices waited."""
+        layers = [layer for some, *_ in waiting for layer in some]
+        grams, energies = (torch.cat([one[part] for one in waiting]) for part in (1, 2))
+        finite = torch.isfinite(energies).tolist()
         if not all(finite):
-            raise self._not_finite(f"layer {layers[finite.index(False)]}")
-        self._ratio[self._scale, layers] = leading_ratios(torch.stack(grams), together).cpu().numpy()
+            raise _not_finite(f"layer {layers[finite.index(False)]}", scale)
+        self._ratio[scale, layers] = leading_ratios(grams, energies).cpu().numpy()
 
-    def _not_finite(self, what: str) -> CheckpointError:
-        return CheckpointError(
-            f"{what} computes numbers that are not finite at scale {self._scale}; expected a trained model",
-            "give another checkpoint",
-        )
+
+def _not_finite(what: str, scale: int) -> CheckpointError:
+    return CheckpointError(
+        f"{what} computes numbers that are not finite at scale {scale}; expected a trained model",
+        "give another checkpoint",
+    )

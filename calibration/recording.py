@@ -22,8 +22,8 @@ class Recording:
         histogram: tokens by relative entropy, int32 [scales, layers, heads, `HISTOGRAM_BINS`].
         principal_component_ratio: share of the leading principal components, float64 [scales, layers].
         generation_seconds: wall-clock of the generation without the two below; 0 where nobody measured it.
-        entropy_seconds: of summing and counting entropies, by the clock of the device that does it.
-        principal_component_seconds: of Gram matrices and eigenvalues, likewise.
+        entropy_seconds: how long summing and counting entropies held it up. Little on a GPU, which does it beside.
+        principal_component_seconds: the same of Gram matrices and eigenvalues.
     """
 
     entropy_sum: np.ndarray

@@ -11,13 +11,16 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Called by a step for every layer; it must not change what it is given, and keeps copies only."""
+    """Called by a step for its layers in order, some at once; it must not change what it is given, and keeps copies only."""
 
     def on_scale(self, scale: int) -> None:
         """A step begins; the following calls belong to it."""
 
-    def on_attention(self, layer: int, entropy: Tensor) -> None:
-        """Entropy over the logarithm of the number of keys, [R, H, K] in [0, 1]; conditional rows come first."""
+    def on_attention(self, first: int, entropy: Tensor) -> None:
+        """Entropy over the logarithm of the number of keys, [n, R, H, K] in [0, 1], of n layers from `first`.
 
-    def on_hidden(self, layer: int, hidden: Tensor) -> None:
-        """Residual stream after the layer, [R, K, C]; likewise."""
+        Conditional rows come first.
+        """
+
+    def on_hidden(self, first: int, hidden: Tensor) -> None:
+        """Residual stream after each of the layers, [n, R, K, C]; likewise."""

@@ -167,7 +167,7 @@ class ScaleStep(nn.Module):
             relative = entropy / torch.log(torch.ones_like(entropy) * key.shape[2]).clamp_min(1e-6)
             entropies[layer] = relative
             if self.observer:
-                self.observer.on_attention(layer, relative)
+                self.observer.on_attention(layer, relative[None])
             return output
 
         selector = (self._select if self.adaptive else Selector)(self.backbone.config.depth, given)
@@ -184,7 +184,7 @@ class ScaleStep(nn.Module):
             if layer in self.guidance_layers:
                 working = self._guide_rows(working, given)
             if self.observer:
-                self.observer.on_hidden(layer, working)
+                self.observer.on_hidden(layer, working[None])
             if not self.adaptive:
                 tokens = replace(tokens, x=working)
                 continue

@@ -34,12 +34,12 @@ class ObservedLayers:
         self.hidden[layer].copy_(hidden)
 
     def tell(self, observer: Observer, scale: int, images: int) -> None:
-        """Tells of all layers in order, with conditional rows before unconditional ones, as the eager step does."""
+        """Tells of all layers at once, with conditional rows before unconditional ones, as the eager step has them."""
         observer.on_scale(scale)
-        for layer, (entropy, hidden) in enumerate(zip(self.entropy, self.hidden, strict=True)):
-            observer.on_attention(layer, _conditional_first(entropy, images))
-            observer.on_hidden(layer, _conditional_first(hidden, images))
+        observer.on_attention(0, _conditional_first(self.entropy, images))
+        observer.on_hidden(0, _conditional_first(self.hidden, images))
 
 
 def _conditional_first(rows: Tensor, images: int) -> Tensor:
-    return rows.unflatten(0, (images, -1)).transpose(0, 1).flatten(0, 1)
+    # Of one image they are so already, and nothing is copied.
+    return rows if images == 1 else rows.unflatten(1, (images, -1)).transpose(1, 2).flatten(1, 2)

@@ -36,21 +36,21 @@ def hiddens(seed: int) -> list[np.ndarray]:
     return [rng.normal(size=(LAYERS, h * w, WIDTH)).astype(np.float32) for h, w in GRIDS]
 
 
-def show(recorder: EntropyRecorder, seed: int, scales: Sequence[int] = range(len(GRIDS))) -> None:
-    """What a step tells an observer; the second row is the unconditional one."""
+def show(recorder: EntropyRecorder, seed: int, scales: Sequence[int] = range(len(GRIDS)), together: int = 1) -> None:
+    """What a step tells an observer, `together` layers at once; the second row is the unconditional one."""
     shown = list(zip(entropies(seed), hiddens(seed), strict=True))
     for scale in scales:
         entropy, hidden = shown[scale]
         recorder.on_scale(scale)
-        for layer in range(LAYERS):
-            rows = torch.from_numpy(np.stack([entropy[layer], np.ones_like(entropy[layer])]))
-            recorder.on_attention(layer, rows)
-            recorder.on_hidden(layer, torch.from_numpy(np.stack([hidden[layer], np.zeros_like(hidden[layer])])))
+        for first in range(0, LAYERS, together):
+            own = slice(first, first + together)
+            recorder.on_attention(first, torch.from_numpy(np.stack([entropy[own], np.ones_like(entropy[own])], 1)))
+            recorder.on_hidden(first, torch.from_numpy(np.stack([hidden[own], np.zeros_like(hidden[own])], 1)))
 
 
-def record(seed: int) -> Recording:
+def record(seed: int, together: int = 1) -> Recording:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
-    show(recorder, seed)
+    show(recorder, seed, together=together)
     return recorder.recording()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from toprovar.calibration.principal_components import LEADING_SHARE, centred_gram, leading_ratio, leading_ratios
+from toprovar.calibration.principal_components import LEADING_SHARE, centred_grams, leading_ratio, leading_ratios
 
 
 def by_svd(hidden: np.ndarray) -> float:
@@ -37,21 +37,19 @@ def test_equal_tokens_have_no_variance_to_explain(tokens: int) -> None:
 
 
 def test_a_batch_is_its_members_one_by_one() -> None:
-    hidden = [torch.randn(12, 30) * (index + 1) for index in range(4)] + [torch.full((12, 30), 0.3)]
-    grams, energies = zip(*map(centred_gram, hidden), strict=True)
-    together = leading_ratios(torch.stack(grams), torch.stack(energies))
+    hidden = torch.stack([*(torch.randn(12, 30) * (index + 1) for index in range(4)), torch.full((12, 30), 0.3)])
+    together = leading_ratios(*centred_grams(hidden))
     assert together.tolist() == pytest.approx([leading_ratio(one) for one in hidden], rel=1e-12)
     assert together[-1] == 1
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_the_energy_tells_numbers_that_are_not_finite(value: float) -> None:
-    hidden = torch.zeros(3, 5)
-    assert torch.isfinite(centred_gram(hidden)[1])
-    hidden[1, 4] = value
-    assert not torch.isfinite(centred_gram(hidden)[1])
+    hidden = torch.zeros(2, 3, 5)
+    hidden[1, 1, 4] = value
+    assert torch.isfinite(centred_grams(hidden)[1]).tolist() == [True, False]
     # large ones are finite all the same
-    assert torch.isfinite(centred_gram(torch.full((3, 5), 3e38))[1])
+    assert torch.isfinite(centred_grams(torch.full((1, 3, 5), 3e38))[1]).all()
 
 
 @pytest.mark.parametrize(("side", "threads"), [(256, 1), (257, 2)])

@@ -17,9 +17,9 @@ from toprovar.errors import CheckpointError
 from .synthetic import GRIDS, HEADS, LAYERS, WIDTH, entropies, hiddens, record, show
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_sums_histograms_and_ratios(seed: int) -> None:
-    recording = record(seed)
+@pytest.mark.parametrize(("seed", "together"), [(0, 1), (1, 1), (2, 2), (3, LAYERS)])
+def test_sums_histograms_and_ratios(seed: int, together: int) -> None:
+    recording = record(seed, together)
     for scale, (entropy, hidden) in enumerate(zip(entropies(seed), hiddens(seed), strict=True)):
         values = entropy.astype(np.float64)
         np.testing.assert_allclose(recording.entropy_sum[scale], values.sum(2), rtol=1e-14)
@@ -41,8 +41,8 @@ def test_heads_and_layers_are_not_mixed() -> None:
     recorder.on_scale(0)
     for layer in (1, 0):
         values = (torch.arange(3.0)[:, None] + 3 * layer + torch.tensor([0.25, 0.75])) / 8
-        recorder.on_attention(layer, values[None])
-        recorder.on_hidden(layer, torch.ones(1, 2, 4))
+        recorder.on_attention(layer, values[None, None])
+        recorder.on_hidden(layer, torch.ones(1, 1, 2, 4))
     recording = recorder.recording()
     np.testing.assert_allclose(recording.entropy_sum[0], (np.arange(6).reshape(2, 3) + 0.5) / 4)
     bins = np.argwhere(recording.histogram[0])
@@ -52,20 +52,21 @@ def test_heads_and_layers_are_not_mixed() -> None:
 def test_entropies_of_0_and_1_fall_into_the_outer_bins_and_rounding_beyond_does_not_count() -> None:
     recorder = EntropyRecorder(((2, 2),), 1, 1)
     recorder.on_scale(0)
-    recorder.on_attention(0, torch.tensor([[[0.0, -1e-7, 1.0, 1.0 + 1e-6]]]))
-    recorder.on_hidden(0, torch.ones(1, 4, 4))
+    recorder.on_attention(0, torch.tensor([[[[0.0, -1e-7, 1.0, 1.0 + 1e-6]]]]))
+    recorder.on_hidden(0, torch.ones(1, 1, 4, 4))
     recording = recorder.recording()
     assert recording.histogram[0, 0, 0].tolist() == [2, *[0] * (HISTOGRAM_BINS - 2), 2]
     assert (recording.entropy_sum.item(), recording.entropy_square.item()) == (2.0, 2.0)
 
 
-def test_ratios_do_not_depend_on_how_many_gram_matrices_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [1, 2, LAYERS])
+def test_ratios_do_not_depend_on_how_many_gram_matrices_wait(told: int, monkeypatch: pytest.MonkeyPatch) -> None:
     together = record(3).principal_component_ratio
     solved: list[int] = []
     every = module.leading_ratios
     monkeypatch.setattr(module, "_GRAM_BYTES", 2 * WIDTH * WIDTH * 8)
     monkeypatch.setattr(module, "leading_ratios", lambda *given: (solved.append(len(given[1])), every(*given))[1])
-    np.testing.assert_allclose(record(3).principal_component_ratio, together, rtol=1e-12)
+    np.testing.assert_allclose(record(3, told).principal_component_ratio, together, rtol=1e-12)
     assert max(solved[-2:]) == 2
     assert sum(solved) == LAYERS * len(GRIDS)
 
@@ -114,12 +115,12 @@ def test_what_was_never_seen(missing: str) -> None:
         show(recorder, 0)
     if missing == "components":
         recorder.on_scale(0)
-        recorder.on_attention(0, torch.zeros(1, HEADS, 1))
+        recorder.on_attention(0, torch.zeros(1, 1, HEADS, 1))
     with pytest.raises(ValueError, match="not every scale and layer was observed"):
         recorder.recording()
 
 
-@pytest.mark.parametrize("shape", [(2, HEADS, 3), (2, HEADS + 1, 4)])
+@pytest.mark.parametrize("shape", [(1, 2, HEADS, 3), (1, 2, HEADS + 1, 4)])
 def test_entropies_of_another_size(shape: tuple[int, ...]) -> None:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
     recorder.on_scale(1)
@@ -131,10 +132,10 @@ def test_entropies_of_another_size(shape: tuple[int, ...]) -> None:
 def test_a_model_whose_numbers_overflow(value: float) -> None:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
     recorder.on_scale(1)
-    hidden = torch.zeros(2, 4, WIDTH)
-    hidden[1] = value
+    hidden = torch.zeros(1, 2, 4, WIDTH)
+    hidden[0, 1] = value
     recorder.on_hidden(1, hidden)  # the unconditional row does not count
-    hidden[0, 3, 2] = value
+    hidden[0, 0, 3, 2] = value
     recorder.on_hidden(2, hidden)
     with pytest.raises(CheckpointError, match="layer 2 computes numbers that are not finite at scale 1"):
         recorder.on_scale(2)
@@ -143,9 +144,9 @@ def test_a_model_whose_numbers_overflow(value: float) -> None:
 def test_entropies_that_are_no_numbers() -> None:
     recorder = EntropyRecorder(GRIDS, LAYERS, HEADS)
     recorder.on_scale(1)
-    entropy = torch.zeros(2, HEADS, 4)
+    entropy = torch.zeros(1, 2, HEADS, 4)
     recorder.on_attention(1, entropy)
-    entropy[0, 1, 2] = float("nan")
+    entropy[0, 0, 1, 2] = float("nan")
     recorder.on_attention(2, entropy)
     with pytest.raises(CheckpointError, match="attention of layer 2 computes numbers that are not finite at scale 1"):
         recorder.on_scale(2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from toprovar.calibration.leading_subspace import leading_sums
-from toprovar.calibration.principal_components import LEADING_SHARE, centred_gram, leading_ratios
+from toprovar.calibration.principal_components import LEADING_SHARE, centred_grams, leading_ratios
 from toprovar.calibration.recorder import EntropyRecorder
 from toprovar.errors import CheckpointError
 from toprovar.pipeline.calibrating import calibrated
@@ -107,7 +107,7 @@ def test_shares_without_eigenvalues(side: int) -> None:
     decay = torch.arange(1, side + 1, device="cuda")[None] ** -torch.linspace(0, 1.5, layers, device="cuda")[:, None]
     hidden = torch.randn(layers, tokens, side, device="cuda", generator=generator) * decay[:, None]
     hidden[-1, :, :3] *= 100
-    grams, energies = (torch.stack(part) for part in zip(*map(centred_gram, hidden), strict=True))
+    grams, energies = centred_grams(hidden)
     found = leading_ratios(grams, energies)
     leading = max(1, round(LEADING_SHARE * side))
     values = torch.linalg.eigvalsh(grams)
@@ -119,9 +119,9 @@ def test_shares_without_eigenvalues(side: int) -> None:
 def test_a_model_whose_numbers_overflow() -> None:
     recorder = EntropyRecorder(GRIDS, DEPTH, HEADS)
     recorder.on_scale(1)
-    hidden = torch.zeros(2, 4, 64, device="cuda")
+    hidden = torch.zeros(2, 2, 4, 64, device="cuda")
+    hidden[1, 0, 1, 2] = float("inf")
     recorder.on_hidden(0, hidden)
-    hidden[0, 1, 2] = float("inf")
-    recorder.on_hidden(1, hidden)
+    recorder.on_scale(2)
     with pytest.raises(CheckpointError, match="layer 1 computes numbers that are not finite at scale 1"):
-        recorder.on_scale(2)
+        recorder.recording()

@@ -147,11 +147,11 @@ def test_guidance_in_a_layer_reaches_both_rows(backbone: Infinity, generate: Gen
         def on_scale(self, scale: int) -> None:
             assert scale == 0
 
-        def on_attention(self, layer: int, entropy: Tensor) -> None:
+        def on_attention(self, first: int, entropy: Tensor) -> None:
             raise AssertionError("no layer observes")
 
-        def on_hidden(self, layer: int, hidden: Tensor) -> None:
-            seen[layer, self.guidance] = hidden
+        def on_hidden(self, first: int, hidden: Tensor) -> None:
+            (seen[first, self.guidance],) = hidden
 
     recorder = Recorder()
     step = ScaleStep(backbone, False, (1,), observer=recorder)

@@ -110,7 +110,7 @@ def test_sensitivities_are_measured_once_the_runtime_is_gone(
 def test_nothing_is_held_after_an_error(
     subject: Subject, runtimes: list[Runtime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: EntropyRecorder, layer: int, hidden: object) -> None:
+    def refuse(self: EntropyRecorder, first: int, hidden: object) -> None:
         raise CheckpointError("layer 0 computes numbers that are not finite", "give another checkpoint")
 
     monkeypatch.setattr(EntropyRecorder, "on_hidden", refuse)

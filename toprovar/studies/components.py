@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from toprovar.calibration.principal_components import LEADING_SHARE, centred_gram, leading_ratios
+from toprovar.calibration.principal_components import LEADING_SHARE, centred_grams, leading_ratios
 from toprovar.evaluation.report.style import DENSE, SPARSE, figure
 from toprovar.plan import Ranking
 from toprovar.studies.base import Finding, Row, Study
@@ -33,11 +33,11 @@ class _Streams:
             self.scales.clear()
         self.scales.append([])
 
-    def on_attention(self, layer: int, entropy: Tensor) -> None:
+    def on_attention(self, first: int, entropy: Tensor) -> None:
         """Nothing to keep."""
 
-    def on_hidden(self, layer: int, hidden: Tensor) -> None:
-        self.scales[-1].append(hidden[0].clone())
+    def on_hidden(self, first: int, hidden: Tensor) -> None:
+        self.scales[-1].extend(hidden[:, 0].clone())
 
 
 class Components(Study):
@@ -67,8 +67,7 @@ class Components(Study):
 
 def by_gram(layers: Sequence[Tensor]) -> Tensor:
     """Shares of the leading components, [layers], as calibration computes them."""
-    grams, energies = zip(*map(centred_gram, layers), strict=True)
-    return leading_ratios(torch.stack(grams), torch.stack(energies))
+    return leading_ratios(*centred_grams(torch.stack(list(layers))))
 
 
 def by_svd(layers: Sequence[Tensor]) -> Tensor:
