@@ -47,7 +47,10 @@ class SideWork:
         while len(self._under_way) >= _UNDER_WAY:
             self._wait()
         if self._thread is None:
-            self._thread, self._stream = ThreadPoolExecutor(1, "toprovar-calibration"), torch.cuda.Stream(device)
+            self._thread, self._stream = (
+                ThreadPoolExecutor(1, "toprovar-calibration"),
+                torch.cuda.Stream(device, priority=-1),
+            )
         ready = torch.cuda.current_stream(device).record_event()
         self._under_way.append((part, self._thread.submit(self._run, work, ready)))
 

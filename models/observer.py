@@ -11,7 +11,7 @@ __all__ = ["Observer"]
 
 
 class Observer(Protocol):
-    """Called by a step for its layers in order, some at once; it must not change what it is given, and keeps copies only."""
+    """Called by a step for its layers in order, some at once; it must not change what it is given, and keeps copies."""
 
     def on_scale(self, scale: int) -> None:
         """A step begins; the following calls belong to it."""
