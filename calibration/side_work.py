@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 
@@ -25,8 +27,6 @@ class SideWork:
 
     def __init__(self, clock: PartClock) -> None:
         self._clock = clock
-        self._thread: ThreadPoolExecutor | None = None
-        self._stream: torch.cuda.Stream | None = None
         self._under_way: deque[tuple[str, Future[None]]] = deque()
 
     def do(self, part: str, work: Callable[[], None], device: torch.device) -> None:
@@ -46,13 +46,9 @@ class SideWork:
             return
         while len(self._under_way) >= _UNDER_WAY:
             self._wait()
-        if self._thread is None:
-            self._thread, self._stream = (
-                ThreadPoolExecutor(1, "toprovar-calibration"),
-                torch.cuda.Stream(device, priority=-1),
-            )
+        lane = _lane(device)
         ready = torch.cuda.current_stream(device).record_event()
-        self._under_way.append((part, self._thread.submit(self._run, work, ready)))
+        self._under_way.append((part, lane.thread.submit(lane.run, work, ready)))
 
     def finish(self) -> None:
         """Waits for all.
@@ -77,10 +73,23 @@ class SideWork:
             self.forget()
             raise failure
 
-    def _run(self, work: Callable[[], None], ready: torch.cuda.Event) -> None:
-        assert self._stream is not None
-        with torch.cuda.stream(self._stream), torch.inference_mode():
-            self._stream.wait_event(ready)
+
+@dataclass(frozen=True)
+class _Lane:
+    """A thread and its stream, which goes first: small kernels would wait long for room among large ones."""
+
+    thread: ThreadPoolExecutor
+    stream: torch.cuda.Stream
+
+    def run(self, work: Callable[[], None], ready: torch.cuda.Event) -> None:
+        with torch.cuda.stream(self.stream), torch.inference_mode():
+            self.stream.wait_event(ready)
             work()
             # What was read is another stream's memory, which that may use again as soon as the work is let go.
-            self._stream.synchronize()
+            self.stream.synchronize()
+
+
+@functools.cache
+def _lane(device: torch.device) -> _Lane:
+    """One for the process: PyTorch keeps cuBLAS' workspace of every stream for good, 33 MiB on Hopper."""
+    return _Lane(ThreadPoolExecutor(1, "toprovar-calibration"), torch.cuda.Stream(device, priority=-1))

@@ -13,6 +13,8 @@ TILE = 4096
 """Values that a program holds at a time."""
 _PARTS = 1024
 """Programs an image that gather moments, at most."""
+_FEW = 256
+"""Moments that are merged as quickly as fewer: with fewer kernels, calibration decodes the pictures of all scales."""
 
 
 def parts(pixels: int, channels: int) -> tuple[int, int, int]:
@@ -136,6 +138,7 @@ def affine(
     out = torch.empty(images, 2, channels, device=weight.device)
     _affine[(groups, images)](
         moments, bias if bias is not None else weight, weight, shift, out, programs,
-        CHANNELS=channels, GROUPS=groups, BLOCK=triton.next_power_of_2(programs), BIAS=bias is not None, num_warps=4,
+        CHANNELS=channels, GROUPS=groups, BLOCK=max(triton.next_power_of_2(programs), _FEW), BIAS=bias is not None,
+        num_warps=4,
     )  # fmt: skip
     return out[:, 0], out[:, 1]
