@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toprovar.errors import UsageError
@@ -48,6 +49,14 @@ def test_dense_is_drawn_once_by_one_session(laboratory: Laboratory) -> None:
     prompts = laboratory.suite_prompts(2)
     first, second = (laboratory.run_dense(prompts) for _ in range(2))
     assert first.values("seconds") == second.values("seconds")
+
+
+def test_time_is_compared_in_turn(laboratory: Laboratory) -> None:
+    plan = laboratory.plan(laboratory.policy("random"), 0.5)
+    run = laboratory.run("random", plan, laboratory.suite_prompts(10))
+    assert [index for index, one in enumerate(run.outcomes) if one.speedup is not None] == [0, 8]
+    assert run.times_faster == pytest.approx(np.mean([run.outcomes[index].speedup for index in (0, 8)]))
+    assert laboratory.run_dense(laboratory.suite_prompts(2)).times_faster == 1
 
 
 def test_what_the_suite_cannot_judge_is_said(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,12 +52,11 @@ def words(runs: Mapping[str, Run], dense: Run) -> str:
     best = max(ours, key=lambda name: runs[name].mean("psnr"))
     own = runs[best]
     lost = bootstrap(differences(own, dense, "passed"), own.categories)
-    ratio = dense.mean("seconds") / own.mean("seconds")
     said = "within" if lost.mean >= -_WITHIN else "not within"
     parts = [
         f"{best}: score against dense {lost} over {len(own.outcomes)} prompts, {said} {_WITHIN:g} of it; "
         f"{own.mean('psnr'):.1f} dB to dense ({pooled_psnr(own.values('psnr')):.1f} by the mean error) and "
-        f"{ratio:.2f} times as fast."
+        f"{own.times_faster:.2f} times as fast."
     ]
     better = []
     for name, other in runs.items():

@@ -30,6 +30,9 @@ from toprovar.stats import CalibrationStats
 
 __all__ = ["Laboratory", "Outcome", "Probe", "Run"]
 
+_TIMED_EACH = 8
+"""Prompts of which one is drawn densely as well, in turn, for the time: a machine is not as fast all day."""
+
 Probe = Callable[[str, int], Iterator[ProbedScale]]
 """The scales of a dense generation, to be tried in several ways: (prompt, seed)."""
 
@@ -46,6 +49,8 @@ class Outcome:
         analysis_seconds: the host's share of ranking and depth rule.
         flops: transformer FLOPs over dense.
         depth: first scale that ran sparse.
+        speedup: wall-clock of the dense image, drawn right after by the same session, over `seconds`; None where it
+            was not.
     """
 
     passed: bool
@@ -55,6 +60,7 @@ class Outcome:
     analysis_seconds: float
     flops: float
     depth: int
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class Run:
     def mean(self, name: str) -> float:
         """Its mean."""
         return float(np.mean(self.values(name)))
+
+    @property
+    def times_faster(self) -> float:
+        """Than dense: the median over the prompts that were drawn in both ways."""
+        return float(np.median([one.speedup for one in self.outcomes if one.speedup is not None]))
 
     @property
     def categories(self) -> list[str]:
@@ -196,14 +207,20 @@ class Laboratory:
             prompts: of the suite.
         """
         session = self.session(plan)
-        session(prompts[0].text)  # loads the graphs
+        for densely in (False, True):
+            session(prompts[0].text, dense=densely)  # loads the graphs
         made: list[GeneratedImage] = []
         seconds, analysis = [], []
+        speedups: list[float | None] = []
         for index, prompt in enumerate(prompts):
             generation = session(prompt.text, generator=index)
             made.append(generation.images[0])
             seconds.append(generation.seconds)
             analysis.append(generation.analysis_seconds)
+            if index % _TIMED_EACH == 0:
+                speedups.append(session(prompt.text, generator=index, dense=True).seconds / generation.seconds)
+            else:
+                speedups.append(None)
             self.stages.progress(name, index + 1, len(prompts))
         dense = [self._dense_image(prompt.text, index)[0] for index, prompt in enumerate(prompts)]
         marks = self._judged(prompts, made)
@@ -216,9 +233,10 @@ class Laboratory:
                 analysis_seconds=host,
                 flops=plan_share(plan, self.subject.record, own.depth, len(self.subject.text.token_ids(own.prompt))),
                 depth=own.depth,
+                speedup=speedup,
             )
-            for prompt, own, whole, result, taken, host in zip(
-                prompts, made, dense, marks.results, seconds, analysis, strict=True
+            for prompt, own, whole, result, taken, host, speedup in zip(
+                prompts, made, dense, marks.results, seconds, analysis, speedups, strict=True
             )
         )
         return Run(name, tuple(outcomes))
@@ -229,7 +247,7 @@ class Laboratory:
         marks = self._judged(prompts, [image for image, _ in drawn])
         scales = len(self.subject.grids)
         outcomes = (
-            Outcome(result.ok, prompt.requirements.category, MOST_PSNR, seconds, 0.0, 1.0, scales)
+            Outcome(result.ok, prompt.requirements.category, MOST_PSNR, seconds, 0.0, 1.0, scales, 1.0)
             for prompt, result, (_, seconds) in zip(prompts, marks.results, drawn, strict=True)
         )
         return Run("dense", tuple(outcomes))
