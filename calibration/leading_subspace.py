@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ Eigenvectors stay; eigenvalues below it are hardly told apart, and a twentieth o
 """
 
 _SPARE, _SMALL = 8, 32
-"""Columns beyond the wanted ones, where all of them are no more than what a GPU takes eigenvalues of in one batch.
+"""Columns beyond the wanted ones, as far as all of them are no more than what a GPU takes eigenvalues of in one batch.
 
 A random start nearly misses one of a few directions now and then; with spare columns it does not.
 """
@@ -40,8 +41,8 @@ A random start nearly misses one of a few directions now and then; with spare co
 _SQUARINGS = 6
 
 
-def leading_sums(grams: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The sum of the `count` largest eigenvalues of every matrix.
+def leading_sums(grams: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The sum of the largest eigenvalues of every matrix, so many of each.
 
     Block subspace iteration: an orthonormal Q [n, k] is multiplied by a polynomial of G and orthonormalised, until the
     trace of Q^T G Q, or of its leading part, no longer grows. That is never above the sum, and its error is of the
@@ -56,7 +57,7 @@ def leading_sums(grams: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Args:
         grams: symmetric, positive semidefinite, finite, float64 [B, n, n].
-        count: of eigenvalues, at most n.
+        counts: [B], of eigenvalues, at most n.
 
     Returns:
         Sums, float64 [B], and bool [B]: whether each has converged. A matrix of zeros never does.
@@ -64,7 +65,11 @@ def leading_sums(grams: Tensor, count: int) -> tuple[Tensor, Tensor]:
     side = grams.shape[1]
     totals = _trace(grams)
     floor = (_FLOOR / side * totals)[:, None, None]
-    columns = count + _SPARE if count + _SPARE <= min(_SMALL, side) else count
+    most = max(counts)
+    columns = max(most, min(most + _SPARE, _SMALL, side))
+    all_count = min(counts) == columns
+    left_out = columns - torch.tensor(counts, device=grams.device)[:, None]
+    counted = torch.arange(columns, device=grams.device) >= left_out
     lowest = floor * torch.eye(columns, dtype=grams.dtype, device=grams.device)
     basis, sound = _orthonormal(_start(side, columns).to(grams.device).expand(len(grams), -1, -1))
     sums, settled = torch.zeros_like(totals), torch.zeros_like(totals, dtype=torch.bool)
@@ -72,7 +77,7 @@ def leading_sums(grams: Tensor, count: int) -> tuple[Tensor, Tensor]:
         product = grams @ basis
         # Eigenvalues are asked for even of what has gone wrong, which is counted out by `sound`.
         inner = torch.where(sound[:, None, None], basis.mT @ product, 0.0)
-        reached = _trace(inner) if columns == count else torch.linalg.eigvalsh(inner)[:, -count:].sum(1)
+        reached = _trace(inner) if all_count else torch.linalg.eigvalsh(inner).mul(counted).sum(1)
         still = (reached > (1 - _ENOUGH) * totals) | ((reached - sums < _ENOUGH * totals) & (index >= _LEAST))
         # What has settled stays, whatever becomes of its columns while others go on.
         sums = torch.where(settled, sums, reached)
@@ -108,10 +113,11 @@ def _filtered(
     """
     factor = (2 / low)[:, None, None]
     before, now = basis, factor * (product + floor * basis) - basis
-    kept = 2 * factor * floor - 2
+    # Twice what a degree multiplies by, whose products are one call a degree.
+    twice = 2 * factor * grams
+    twice.diagonal(dim1=1, dim2=2).add_((2 * factor * floor - 2)[:, 0])
     for degree in range(2, bounds[-1] + 1):
-        rest = torch.addcmul(before, now, kept, value=-1)
-        following = rest.baddbmm_(grams, 2 * factor * now, beta=-1)
+        following = torch.baddbmm(before, twice, now, beta=-1)
         if degree <= bounds[0]:
             before, now = now, following
         else:

@@ -6,7 +6,9 @@ ends, they become sums, counts and ratios, one call each for all layers and head
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from toprovar.calibration.part_clock import PartClock
-from toprovar.calibration.principal_components import centred_grams, leading_ratios
+from toprovar.calibration.principal_components import TOGETHER_TO, centred_grams, leading_ratios_of
 from toprovar.calibration.recording import HISTOGRAM_BINS, Recording
 from toprovar.calibration.side_work import SideWork
 from toprovar.errors import CheckpointError
@@ -81,13 +83,14 @@ class EntropyRecorder:
         """
         tokens, width = hidden.shape[2:]
         gram_bytes = 8 * min(tokens, width) ** 2
-        most = max(1, (_GPU_GRAM_BYTES if hidden.is_cuda else _GRAM_BYTES) // gram_bytes)
-        together = max(1, min(most, _TOKEN_BYTES // (8 * tokens * width)))
+        limit = _GPU_GRAM_BYTES if hidden.is_cuda else _GRAM_BYTES
+        together = max(1, min(limit // gram_bytes, _TOKEN_BYTES // (8 * tokens * width)))
         for begin in range(0, len(hidden), together):
             some = hidden[begin : begin + together, 0]
             with self._clock.measure("components", hidden.device):
-                self._grams.append((range(first + begin, first + begin + len(some)), *centred_grams(some)))
-            if sum(len(layers) for layers, *_ in self._grams) + len(some) > most:
+                layers = range(first + begin, first + begin + len(some))
+                self._grams.append(_Waiting(self._scale, layers, *centred_grams(some)))
+            if sum(one.grams.nbytes for one in self._grams) + len(some) * gram_bytes > limit:
                 self._solve()
 
     def recording(self) -> Recording:
@@ -98,6 +101,8 @@ class EntropyRecorder:
             CheckpointError: the model computes infinities or NaN.
         """
         self._end_scale()
+        if self._grams:
+            self._solve()
         self._beside.finish()
         if np.isnan(self._sum).any() or np.isnan(self._ratio).any():
             raise ValueError("not every scale and layer was observed; run one whole dense generation")
@@ -121,19 +126,20 @@ class EntropyRecorder:
         self._histogram = np.zeros((*shape, HISTOGRAM_BINS), dtype=np.int32)
         self._ratio = np.full(shape[:2], np.nan)
         self._entropies: list[tuple[range, Tensor]] = []
-        self._grams: list[tuple[range, Tensor, Tensor]] = []
+        self._grams: list[_Waiting] = []
         self._scale = 0
 
     def _end_scale(self) -> None:
         if self._entropies:
             entropies, self._entropies = self._entropies, []
             self._beside.do("entropy", partial(self._count, self._scale, entropies), entropies[0][1].device)
-        if self._grams:
+        # Small ones of several scales are one batch on a GPU.
+        if any(not one.grams.is_cuda or one.grams.shape[1] > TOGETHER_TO for one in self._grams):
             self._solve()
 
     def _solve(self) -> None:
-        grams, self._grams = self._grams, []
-        self._beside.do("components", partial(self._explain, self._scale, grams), grams[0][1].device)
+        waiting, self._grams = self._grams, []
+        self._beside.do("components", partial(self._explain, waiting), waiting[0].grams.device)
 
     def _count(self, scale: int, entropies: Sequence[tuple[range, Tensor]]) -> None:
         """Sums and histograms of all layers of a scale at once."""
@@ -151,14 +157,33 @@ class EntropyRecorder:
         counts = torch.bincount(bins.flatten(), minlength=rows * HISTOGRAM_BINS).cpu().numpy()
         self._histogram[scale, layers] = counts.reshape(len(layers), self._heads, HISTOGRAM_BINS)
 
-    def _explain(self, scale: int, waiting: Sequence[tuple[range, Tensor, Tensor]]) -> None:
+    def _explain(self, waiting: Sequence[_Waiting]) -> None:
         """Ratios of layers whose Gram matrices waited."""
-        layers = [layer for some, *_ in waiting for layer in some]
-        grams, energies = (torch.cat([one[part] for one in waiting]) for part in (1, 2))
-        finite = torch.isfinite(energies).tolist()
+        batches = []
+        for scale, parts in itertools.groupby(waiting, lambda one: one.scale):
+            own = list(parts)
+            layers = [layer for one in own for layer in one.layers]
+            batches.append(
+                (scale, layers, torch.cat([one.grams for one in own]), torch.cat([one.energies for one in own]))
+            )
+        finite = torch.isfinite(torch.cat([energies for *_, energies in batches])).tolist()
         if not all(finite):
-            raise _not_finite(f"layer {layers[finite.index(False)]}", scale)
-        self._ratio[scale, layers] = leading_ratios(grams, energies).cpu().numpy()
+            places = [(scale, layer) for scale, layers, *_ in batches for layer in layers]
+            scale, layer = places[finite.index(False)]
+            raise _not_finite(f"layer {layer}", scale)
+        ratios = leading_ratios_of([(grams, energies) for *_, grams, energies in batches])
+        for (scale, layers, *_), own_ratios in zip(batches, ratios, strict=True):
+            self._ratio[scale, layers] = own_ratios.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """Gram matrices [n, m, m] and energies [n] of some layers of a scale."""
+
+    scale: int
+    layers: range
+    grams: Tensor
+    energies: Tensor
 
 
 def _not_finite(what: str, scale: int) -> CheckpointError:

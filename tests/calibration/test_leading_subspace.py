@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_spectra(side: int) -> None:
     """In one batch, whose members go on for different numbers of rounds."""
     given = spectra(side)
     grams = torch.stack([matrix(one) for one in given.values()])
-    sums, converged = leading_sums(grams, count_of(side))
+    sums, converged = leading_sums(grams, [count_of(side)] * len(grams))
     assert converged.all()
     shares = (sums / grams.diagonal(dim1=1, dim2=2).sum(1)).tolist()
     for (name, spectrum), found in zip(given.items(), shares, strict=True):
@@ -67,12 +69,25 @@ def test_spectra(side: int) -> None:
         assert found < share(spectrum) + 1e-12, name
 
 
+@pytest.mark.parametrize("sides", [(36, 64, 144, 256), (40, 400, 576)])
+def test_several_sides_as_one_batch(sides: tuple[int, ...]) -> None:
+    """As a GPU takes them: each is padded with zeros, and has its own number of leading eigenvalues."""
+    given = [one for side in sides for one in spectra(side).values()]
+    grams = torch.zeros(len(given), max(sides), max(sides), dtype=torch.float64)
+    for index, spectrum in enumerate(given):
+        grams[index, : len(spectrum), : len(spectrum)] = matrix(spectrum)
+    sums, converged = leading_sums(grams, [count_of(len(one)) for one in given])
+    assert converged.all()
+    for found, spectrum in zip(sums.tolist(), given, strict=True):
+        assert found / spectrum.sum() == pytest.approx(share(spectrum), abs=_AT_MOST)
+
+
 def test_a_wide_block() -> None:
     """So many that none are spare; a matrix of the size that takes a GPU long."""
     side = 700
     given = [spectra(side)[name] for name in ("noise", "power 1", "spike 1e+03 over noise")]
     grams = torch.stack([matrix(one) for one in given])
-    sums, converged = leading_sums(grams, count_of(side))
+    sums, converged = leading_sums(grams, [count_of(side)] * len(grams))
     assert converged.all()
     for total, found, spectrum in zip(grams.diagonal(dim1=1, dim2=2).sum(1), sums, given, strict=True):
         assert float(found / total) == pytest.approx(share(spectrum), abs=_AT_MOST)
@@ -102,46 +117,46 @@ def test_sums_of_spectra(side: int, terms: list[tuple[tuple[str, float], float]]
         "random": lambda value: np.random.default_rng(seed).random(side) ** value,
     }
     spectrum = sum(10**weight * kinds[kind](value) for (kind, value), weight in terms)
-    sums, converged = leading_sums(matrix(spectrum * size, seed)[None], count_of(side))
+    sums, converged = leading_sums(matrix(spectrum * size, seed)[None], [count_of(side)])
     if converged.item():  # else eigenvalues are taken
         assert sums.item() / (spectrum.sum() * size) == pytest.approx(share(spectrum), abs=_AT_MOST)
 
 
 def test_the_same_every_time_and_nearly_whatever_else_is_in_the_batch() -> None:
     grams = torch.stack([matrix(one) for one in list(spectra(100).values())[:6]])
-    together, again = (leading_sums(grams, 5)[0] for _ in range(2))
+    together, again = (leading_sums(grams, [5] * 6)[0] for _ in range(2))
     assert together.tolist() == again.tolist()
-    alone = [leading_sums(one[None], 5)[0].item() for one in grams]
+    alone = [leading_sums(one[None], [5])[0].item() for one in grams]
     assert alone == pytest.approx(together.tolist(), rel=_AT_MOST)
 
 
 def test_zeros_never_converge_and_leave_the_others_alone() -> None:
     noise = matrix(spectra(64)["noise"])
-    sums, converged = leading_sums(torch.stack([torch.zeros_like(noise), noise]), 3)
+    sums, converged = leading_sums(torch.stack([torch.zeros_like(noise), noise]), [3, 3])
     assert converged.tolist() == [False, True]
-    assert sums[1].item() == pytest.approx(leading_sums(noise[None], 3)[0].item(), rel=1e-6)
+    assert sums[1].item() == pytest.approx(leading_sums(noise[None], [3])[0].item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("failing", [[], [1], [0, 1, 2]])
 def test_what_has_not_converged_is_solved(failing: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU; zeros, which never converge, are not."""
     grams = torch.stack([matrix(one) for one in list(spectra(70).values())[:3]] + [torch.zeros(70, 70).double()])
-    solved: list[int] = []
+    counts, solved = [4, 4, 1, 4], list[int]()
     every, eigenvalues = leading_sums, principal_components._by_eigenvalues
 
-    def broken(grams: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        sums, converged = every(grams, count)
+    def broken(grams: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        sums, converged = every(grams, counts)
         sums[failing], converged[failing] = float("nan"), False
         return sums, converged
 
-    def counting(grams: Tensor, leading: int) -> tuple[Tensor, Tensor]:
+    def counting(grams: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
         solved.append(len(grams))
-        return eigenvalues(grams, leading)
+        return eigenvalues(grams, counts)
 
-    expected = eigenvalues(grams, 4)
+    expected = eigenvalues(grams, counts)
     monkeypatch.setattr(principal_components, "leading_sums", broken)
     monkeypatch.setattr(principal_components, "_by_eigenvalues", counting)
-    sums, totals = principal_components._by_subspace(grams, 4)
+    sums, totals = principal_components._by_subspace(grams, counts)
     assert solved == ([len(failing)] if failing else [])
     assert totals.tolist() == pytest.approx(expected[1].tolist())
     assert sums.tolist() == pytest.approx(expected[0].tolist(), rel=_AT_MOST)

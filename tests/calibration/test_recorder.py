@@ -63,9 +63,14 @@ def test_entropies_of_0_and_1_fall_into_the_outer_bins_and_rounding_beyond_does_
 def test_ratios_do_not_depend_on_how_many_gram_matrices_wait(told: int, monkeypatch: pytest.MonkeyPatch) -> None:
     together = record(3).principal_component_ratio
     solved: list[int] = []
-    every = module.leading_ratios
+    every = module.leading_ratios_of
+
+    def counting(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
+        solved.append(sum(len(energies) for _, energies in batches))
+        return every(batches)
+
     monkeypatch.setattr(module, "_GRAM_BYTES", 2 * WIDTH * WIDTH * 8)
-    monkeypatch.setattr(module, "leading_ratios", lambda *given: (solved.append(len(given[1])), every(*given))[1])
+    monkeypatch.setattr(module, "leading_ratios_of", counting)
     np.testing.assert_allclose(record(3, told).principal_component_ratio, together, rtol=1e-12)
     assert max(solved[-2:]) == 2
     assert sum(solved) == LAYERS * len(GRIDS)

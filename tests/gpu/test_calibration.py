@@ -113,7 +113,7 @@ def test_shares_without_eigenvalues(side: int) -> None:
     values = torch.linalg.eigvalsh(grams)
     exact = values[:, -leading:].sum(1) / values.sum(1)
     np.testing.assert_allclose(found.cpu(), exact.cpu(), atol=1e-4)
-    assert leading_sums(grams, leading)[1].all()
+    assert leading_sums(grams, [leading] * layers)[1].all()
 
 
 def test_a_model_whose_numbers_overflow() -> None:
