@@ -243,7 +243,10 @@ class Laboratory:
 
     def run_dense(self, prompts: Sequence[Any]) -> Run:
         """The dense model over the prompts."""
-        drawn = [self._dense_image(prompt.text, index) for index, prompt in enumerate(prompts)]
+        drawn = []
+        for index, prompt in enumerate(prompts):
+            drawn.append(self._dense_image(prompt.text, index))
+            self.stages.progress("dense", index + 1, len(prompts))
         marks = self._judged(prompts, [image for image, _ in drawn])
         scales = len(self.subject.grids)
         outcomes = (
