@@ -11,6 +11,7 @@ CPU.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -36,6 +37,7 @@ from toprovar.errors import ToProVARError
 from toprovar.models.loader import load_model
 from toprovar.pipeline.engine_checks import check_engine_graphs, open_runners
 from toprovar.pipeline.engines import EngineRequest, Source, build_engines
+from toprovar.pipeline.ranging import measure_ranges
 from toprovar.plan import SparsityPlan
 from toprovar.progress import Stages
 from toprovar.runtime.backends.tensorrt import TensorRTBackend
@@ -61,7 +63,9 @@ _NANO = "nano"
     help="What to build; may be repeated.",
 )
 @click.option("--plan", type=click.Choice(list(PLANS)), default="keep25", show_default=True, help="What is left out.")
-@click.option("--precision", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["bfloat16", "float32", "float8"]), default="bfloat16", show_default=True
+)
 @click.option("--images", type=click.IntRange(min=1), default=2, show_default=True, help="Images that run together.")
 @click.option("--laps", type=click.IntRange(min=1), default=10, show_default=True, help="Generations that are timed.")
 @click.option("--graphs-only", is_flag=True, help="Build no engines; compare what ONNX Runtime computes.")
@@ -106,12 +110,16 @@ def _accept(
     plan = PLANS[plan_name](model)
     (folder / "graphs").mkdir(parents=True, exist_ok=True)
     with Stages() as stages:
+        ranges = None
+        if precision == "float8":
+            ranges = measure_ranges(_session(model, plan, _torch_backend(model, plan)), [_prompt(model)], stages)
         graphs = tensorrt_graphs(
             model.loaded,
             model.record,
             plan,
             precision,
             lambda done, total: stages.progress("export", done, total),
+            ranges,
         )
         with stages.stage("save"):
             save_graphs(graphs, folder / "graphs")
@@ -149,6 +157,12 @@ def _prompt(model: RandomModel) -> str | np.ndarray:
     return np.random.default_rng(0).normal(size=(_TEXT_TOKENS, channels)).astype(np.float32)
 
 
+def _torch_backend(model: RandomModel, plan: SparsityPlan) -> TorchBackend:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    constants = model.constants(plan.ranking)
+    return TorchBackend(model.record, model.grids, constants, model.loaded, plan.pruning, device=device)
+
+
 def _session(model: RandomModel, plan: SparsityPlan, backend: Any) -> Session:
     text = model.loaded.text
     return Session(backend, plan, model.loaded.sampling(len(model.grids)), None if text is None else text.token_ids)
@@ -157,9 +171,7 @@ def _session(model: RandomModel, plan: SparsityPlan, backend: Any) -> Session:
 def _verify(
     model: RandomModel, plan: SparsityPlan, folder: Path, engines: Engines | None, stages: Stages
 ) -> list[EngineCheck]:
-    constants = model.constants(plan.ranking)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backend = TorchBackend(model.record, model.grids, constants, model.loaded, plan.pruning, device=device)
+    backend = _torch_backend(model, plan)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         found = open_runners(folder, Path(scratch), engines)
         if engines is not None and model.loaded.source != _NANO:
@@ -210,11 +222,9 @@ def _machine() -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
-    try:
-        import tensorrt
-    except ImportError:
-        return found
-    return found | {"tensorrt": str(tensorrt.__version__)}
+    with contextlib.suppress(ToProVARError):
+        found["tensorrt"] = open_library().this_machine().tensorrt
+    return found
 
 
 def _tell(console: Console, name: str, found: dict[str, Any]) -> None:

@@ -18,7 +18,9 @@ from toprovar.compiler.graph import Graph
 from toprovar.compiler.tensorrt.contract import read_graph_file
 from toprovar.compiler.tensorrt.graphs import tensorrt_graphs
 from toprovar.compiler.tensorrt.profiles import Limits, graph_profiles
+from toprovar.compiler.tensorrt.range_meter import RangeMeter
 from toprovar.conform import to_plain
+from toprovar.input_ranges import InputRanges
 from toprovar.models.bsq_vae import BSQVAE, VAEConfig
 from toprovar.models.checkpoint import read_state_dict
 from toprovar.models.infinity import Infinity, InfinityConfig
@@ -114,7 +116,8 @@ def export_case(case: ExportCase, folder: Path, precision: str, images: int = 2)
     folder.mkdir(parents=True, exist_ok=True)
     record = case.loaded.record(case.grids)
     plan = _plan(case, record)
-    graphs = tensorrt_graphs(case.loaded, record, plan, precision)
+    ranges = _ranges(case.loaded, record.sha256) if precision == "float8" else None
+    graphs = tensorrt_graphs(case.loaded, record, plan, precision, ranges=ranges)
     channels = case.loaded.backbone.config.text_channels
     contracts = {graph.name: graph.signature for graph in graphs}
     profiles = graph_profiles(contracts, record, plan, Limits(images, case.text_tokens, channels))
@@ -128,12 +131,18 @@ def export_case(case: ExportCase, folder: Path, precision: str, images: int = 2)
                 "outputs": graph.signature.outputs,
                 "types": files[graph.name].types,
                 "plugins": files[graph.name].plugins,
+                "quantized": files[graph.name].quantized,
                 "profiles": [to_plain(profile) for profile in profiles[graph.name]],
             }
             for graph in graphs
         },
     }
     (folder / "cases.json").write_text(json.dumps(facts))
+
+
+def _ranges(loaded: LoadedModel, sha256: str) -> InputRanges:
+    """A range for every large product: the parser looks at no number but whether a scale is positive."""
+    return InputRanges(sha256, (), 1, dict.fromkeys(RangeMeter(loaded.backbone).modules, 1.0))
 
 
 def _plan(case: ExportCase, record: object) -> SparsityPlan:

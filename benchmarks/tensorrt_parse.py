@@ -38,7 +38,7 @@ def main() -> None:
 @click.option("--keys", multiple=True, type=click.Path(exists=True, path_type=Path), help="Shapes of a state dict.")
 @click.option("--golden", type=click.Path(path_type=Path), help="Stem of a golden model's files.")
 @click.option("--small/--no-small", default=True, help="Small models for every kind of pruning.")
-@click.option("--precision", default="bfloat16", help="Of products and the cache.")
+@click.option("--precision", default="bfloat16", help="Of products and the cache: float32, bfloat16 or float8.")
 def export(folder: Path, keys: tuple[Path, ...], golden: Path | None, small: bool, precision: str) -> None:
     """Write graphs without weights into FOLDER, a folder a case."""
     sys.path.insert(0, str(Path(__file__).parent))
@@ -108,7 +108,7 @@ def _parse_case(case: Path, plugin: str, build: bool, console: Console) -> Itera
         profiles = [EngineProfile.from_json(json.dumps(profile)) for profile in one["profiles"]]
         try:
             path, form = case / f"{name}.onnx", cast(PluginForm, plugin)
-            parsed = parse_graph(path, contract, profiles, one["plugins"], form, one["types"])
+            parsed = parse_graph(path, contract, profiles, one["plugins"], form, one["types"], one["quantized"])
             found = dataclasses.asdict(parsed)
         except ParsingFailed as error:
             found = {"failure": error.reason, "node": error.node}
@@ -151,7 +151,8 @@ def _tell(console: Console, case: str, graph: str, found: dict[str, Any], profil
         line = f"REFUSED at {found.get('node')}: {found['failure'][-400:]}"
     else:
         line = (
-            f"{sum(found['layers'].values())} layers, {found['plugins']} plugins, {found['profiles']} of {profiles} "
+            f"{sum(found['layers'].values())} layers, {found['plugins']} plugins, "
+            f"{found['quantized']} products in eight bits, {found['profiles']} of {profiles} "
             f"profiles, "
             f"{found['seconds']:.1f} s and {found['shape_seconds']:.1f} s, "
             f"{len(found['problems'])} problems {list(found['problems'][:3])}"

@@ -106,7 +106,8 @@ class Engines(Artefact):
     """What engines were built, with what, and for what.
 
     Attributes:
-        precision: of products and the cache, `bfloat16` or `float32`.
+        precision: of products and the cache, `bfloat16` or `float32`; `float8` is `bfloat16` with the operands of the
+            large products in eight bits.
         plugin: form of the FlashAttentionEntropy plugin.
         images: images at most that run together.
         tensorrt: TensorRT's version.
@@ -123,7 +124,7 @@ class Engines(Artefact):
     """
 
     schema_version: Literal[1] = field(default=1, kw_only=True)
-    precision: Literal["bfloat16", "float32"]
+    precision: Literal["bfloat16", "float32", "float8"]
     plugin: PluginForm
     images: Index
     tensorrt: str

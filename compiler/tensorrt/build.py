@@ -84,6 +84,7 @@ def build_engine(
         # Polygraphy prints what it raises; here it is told once, with its cause.
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
             builder, parsed, parser = NetworkFromGraph(graph.path, options.plugin, messages)()
+            _check_products(name, library.quantized_products(parsed), graph)
             names = [parsed.get_input(index).name for index in range(parsed.num_inputs)]
             config = CreateConfig(
                 profiles=[to_polygraphy(profile, names) for profile in profiles],
@@ -138,6 +139,14 @@ def _tensor_names(engine: Any) -> list[str]:
 
 def _device_bytes(engine: Any) -> int:
     return max(engine.get_device_memory_size_for_profile_v2(i) for i in range(engine.num_optimization_profiles))
+
+
+def _check_products(name: str, found: int, graph: GraphFile) -> None:
+    if found != graph.quantized:
+        raise BackendError(
+            f"TensorRT reads {found} products in eight bits from {name}; expected {graph.quantized}",
+            "report this with its version",
+        )
 
 
 def _check_types(name: str, found: dict[str, str], graph: GraphFile) -> None:

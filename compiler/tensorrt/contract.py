@@ -23,6 +23,7 @@ class GraphFile:
         types: element type by input and output, as numpy or ml_dtypes spell it.
         weight_bytes: bytes of its weights.
         plugins: nodes that TensorRT must give to the plugin.
+        quantized: products whose operands are in eight bits.
     """
 
     path: Path
@@ -30,6 +31,12 @@ class GraphFile:
     types: dict[str, str]
     weight_bytes: int
     plugins: int
+    quantized: int
+
+    @property
+    def products(self) -> str:
+        """What products are computed in, of a step: `float32`, `bfloat16`, or `float8` where the large ones are."""
+        return "float8" if self.quantized else self.types["past_key.0"]
 
 
 def read_graph_file(path: Path) -> GraphFile:
@@ -47,6 +54,7 @@ def read_graph_file(path: Path) -> GraphFile:
         {value.name or "": _type(value) for value in (*graph.inputs, *graph.outputs)},
         sum(tensor.nbytes for tensor in weights if tensor is not None),
         sum(node.op_type == SCHEMA.name and node.domain == SCHEMA.domain for node in graph),
+        sum(node.op_type == "QuantizeLinear" for node in graph),
     )
 
 

@@ -10,9 +10,9 @@ from toprovar import interruption
 from toprovar.compiler.export_onnx import export_graph
 from toprovar.compiler.graph import Graph
 from toprovar.compiler.modules import build_modules
-from toprovar.compiler.tensorrt.passes import PASSES, Precision
+from toprovar.compiler.tensorrt.passes import Precision, passes_for
 from toprovar.compiler.trace import trace_graph
-from toprovar.errors import UsageError
+from toprovar.input_ranges import InputRanges
 from toprovar.manifest import ModelRecord
 from toprovar.models.loader import LoadedModel
 from toprovar.plan import SparsityPlan
@@ -47,6 +47,7 @@ def tensorrt_graphs(
     plan: SparsityPlan,
     precision: Precision,
     done: Callable[[int, int], None] = lambda done, total: None,
+    ranges: InputRanges | None = None,
 ) -> list[Graph]:
     """Exports a plan's graphs and runs the passes over them.
 
@@ -56,16 +57,18 @@ def tensorrt_graphs(
         plan: what its step prunes.
         precision: of products and the cache.
         done: told how many of how many are exported.
+        ranges: of the large products' inputs, which ``float8`` needs.
 
     Raises:
-        UsageError: the precision is unknown.
+        UsageError: the precision is unknown, or lacks the ranges.
     """
-    if precision not in PASSES:
-        raise UsageError(f"unknown precision {precision!r}; expected one of {', '.join(PASSES)}")
+    passes_for(precision, ranges)  # what is wrong with it is told before the work
     # Words are looked up once a prompt: nothing is gained by rounding them.
     words = loaded.text is not None and loaded.text.kind == "words"
     exported = exported_graphs(loaded, record, plan, done)
-    return [lower(graph, plan, "float32" if words and graph.name == "text" else precision) for graph in exported]
+    return [
+        lower(graph, plan, "float32" if words and graph.name == "text" else precision, ranges) for graph in exported
+    ]
 
 
 def exported_graphs(
@@ -86,8 +89,8 @@ def exported_graphs(
     return graphs
 
 
-def lower(graph: Graph, plan: SparsityPlan, precision: Precision) -> Graph:
-    """Runs TensorRT's passes over an exported graph."""
-    for transform in PASSES[precision]:
+def lower(graph: Graph, plan: SparsityPlan, precision: Precision, ranges: InputRanges | None = None) -> Graph:
+    """Runs TensorRT's passes over an exported graph; arguments as of `tensorrt_graphs`."""
+    for transform in passes_for(precision, ranges):
         graph = transform(graph, plan)
     return graph

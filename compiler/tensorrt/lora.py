@@ -3,7 +3,8 @@
 A product of the graph is named after its module, and takes its weight turned over: [in, out] where the checkpoint has
 [out, in]. Two products are named otherwise. That of a self-attention's queries, keys and values bears the attention's
 name. Those of the cross-attention's keys and values lie in the prompt's graph, where no module calls them; they are
-found by what they lead to.
+found by what they lead to. A weight that lies in the graph in eight bits is rounded anew, from the eight bits that are
+there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import onnx_ir as ir
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from toprovar.compiler.tensorrt.float8 import RoundedWeight, round_weight
 from toprovar.compiler.tensorrt.passes.name_nodes import module_of_name
 from toprovar.compiler.weights import WEIGHTS_FILE
 from toprovar.errors import CheckpointError, UsageError
@@ -59,11 +61,13 @@ class Target:
         graph: name of the graph.
         weight: name of the initializer.
         turned: it is [in, out].
+        factors: name of the initializer of its outputs' factors; None where it is not in eight bits.
     """
 
     graph: str
     weight: str
     turned: bool
+    factors: str | None = None
 
 
 def read_lora(path: Path) -> dict[str, LoRA]:
@@ -112,7 +116,7 @@ def find_targets(graphs: Mapping[str, ir.Model]) -> dict[str, Target]:
             module = module.removeprefix(_BACKBONE)
             module = f"{module}.mat_qkv" if module.rpartition(".")[2] == "sa" else module
             turned = not (node.op_type == "Gemm" and node.attributes.get_int("transB", 0))
-            found[module] = Target(name, weight, turned)
+            found[module] = Target(name, weight, turned, _factors(node))
             if module.endswith(".ca.mat_q") and name == "step":
                 blocks.append(module.removesuffix(".ca.mat_q"))
     outputs = {value.name: value for value in graphs["prompt"].graph.outputs}
@@ -149,21 +153,31 @@ def merge_lora(folder: Path, lora: Mapping[str, LoRA], strength: float = 1.0) ->
             "give a LoRA that was trained on this checkpoint",
         )
     changed: dict[str, list[tuple[ir.Value, np.ndarray]]] = {}
+    counts: dict[str, int] = {}
     for module, one in lora.items():
         target = targets[module]
-        value = graphs[target.graph].graph.initializers[target.weight]
+        initializers = graphs[target.graph].graph.initializers
+        value = initializers[target.weight]
         tensor = value.const_value
         delta = one.delta().T if target.turned else one.delta()
         if tensor is None or tuple(tensor.shape) != delta.shape:
             shape = () if tensor is None else tuple(tensor.shape)[:: -1 if target.turned else 1]
             raise UsageError(f"the LoRA of {module} makes {one.delta().shape}; expected {shape}", "check its file")
-        merged = tensor.numpy().astype(np.float32) + strength * delta
-        changed.setdefault(target.graph, []).append((value, merged.astype(tensor.numpy().dtype)))
+        made = changed.setdefault(target.graph, [])
+        factors = None if target.factors is None else initializers[target.factors]
+        if factors is None or factors.const_value is None:
+            merged = tensor.numpy().astype(np.float32) + strength * delta
+            made.append((value, merged.astype(tensor.numpy().dtype)))
+        else:
+            before = RoundedWeight(tensor.numpy(), factors.const_value.numpy().astype(np.float32))
+            rounded = round_weight(before.matrix() + strength * delta, module)
+            made += [(value, rounded.values), (factors, rounded.factors)]
+        counts[target.graph] = counts.get(target.graph, 0) + 1
     for name, weights in changed.items():
         for value, merged in weights:
             value.const_value = _append(folder, value, merged)
         ir.save(graphs[name], folder / f"{name}.onnx")
-    return {name: len(weights) for name, weights in changed.items()}
+    return counts
 
 
 def _plain(module: str) -> str:
@@ -177,7 +191,21 @@ def _weight(node: ir.Node) -> str | None:
     if node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2 or node.inputs[1] is None:
         return None
     value = node.inputs[1]
+    widened = value.producer()
+    if widened is not None and widened.op_type == "DequantizeLinear" and widened.inputs[0] is not None:
+        value = widened.inputs[0]
     return value.name if value.is_initializer() and value.const_value is not None else None
+
+
+def _factors(node: ir.Node) -> str | None:
+    """The name of a product's factors, which `toprovar.compiler.tensorrt.passes.float8_products` put behind it."""
+    weight = node.inputs[1]
+    before = None if weight is None else weight.producer()
+    if before is None or before.op_type != "DequantizeLinear":
+        return None
+    (times,) = node.outputs[0].consumers()
+    factors = times.inputs[1]
+    return None if factors is None else factors.name
 
 
 def _first_product(value: ir.Value | None) -> str | None:
@@ -206,7 +234,8 @@ def _inputs(value: ir.Value) -> Iterator[ir.Value | str]:
 
 def _append(folder: Path, value: ir.Value, array: np.ndarray) -> ir.ExternalTensor:
     """Writes a tensor behind the weights that are there."""
-    tensor = ir.tensor(array, dtype=value.dtype)
+    kind = value.dtype
+    tensor = ir.tensor(array if kind is None else array.astype(kind.numpy()), dtype=kind)
     with (folder / WEIGHTS_FILE).open("r+b") as file:
         file.seek(0, 2)
         file.write(bytes(-file.tell() % _ALIGNMENT))

@@ -19,6 +19,7 @@ __all__ = [
     "hardware_level",
     "holds_host_code",
     "layer_counts",
+    "quantized_products",
     "type_name",
     "version",
     "workspace_limit",
@@ -126,9 +127,15 @@ def layer_counts(network: trt.INetworkDefinition) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def quantized_products(network: trt.INetworkDefinition) -> int:
+    """How many products take eight bits: layers that round to E4M3, after each of which one is multiplied."""
+    layers = (network.get_layer(index) for index in range(network.num_layers))
+    return sum(layer.type.name == "QUANTIZE" and layer.get_output(0).dtype.name == "FP8" for layer in layers)
+
+
 def type_name(dtype: trt.DataType) -> str:
     """Name of an element type as ONNX has it."""
-    names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+    names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "FP8": "float8e4m3fn"}
     return names.get(dtype.name, dtype.name.lower())
 
 

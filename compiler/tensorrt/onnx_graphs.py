@@ -17,9 +17,11 @@ __all__ = ["OnnxGraphs"]
 class OnnxGraphs:
     """Runs graphs on a CPU; those in bfloat16, of which it has no products, as their float32 twins.
 
+    Operands that a graph rounds to eight bits are rounded in the twin, too.
+
     Args:
         folder: holds ``NAME.onnx``.
-        precision: of products, ``float32`` or ``bfloat16``.
+        precision: of products, ``float32``, ``bfloat16`` or ``float8``.
         scratch: where twins are written, of twice the weights' bytes.
     """
 
@@ -39,7 +41,7 @@ class OnnxGraphs:
 
     def _open(self, graph: str) -> ort.InferenceSession:
         path = self._folder / f"{graph}.onnx"
-        if self._precision == "bfloat16":
+        if self._precision != "float32":
             self._scratch.mkdir(parents=True, exist_ok=True)
             path = self._scratch / path.name
             ir.save(widen(ir.load(self._folder / path.name)), path, external_data=f"{graph}.bin")

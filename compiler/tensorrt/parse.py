@@ -10,7 +10,13 @@ from typing import Any
 
 from polygraphy.backend.trt import Profile
 
-from toprovar.compiler.tensorrt.network import Messages, NetworkFromGraph, layer_counts, type_name
+from toprovar.compiler.tensorrt.network import (
+    Messages,
+    NetworkFromGraph,
+    layer_counts,
+    quantized_products,
+    type_name,
+)
 from toprovar.compiler.tensorrt.profiles import output_shapes
 from toprovar.engines import EngineProfile, PluginForm
 from toprovar.signature import Signature
@@ -30,6 +36,7 @@ class ParsedGraph:
         shape_seconds: wall-clock of inferring the outputs' shapes in every profile.
         layers: number of layers by kind.
         plugins: layers that are plugins.
+        quantized: products whose operands are in eight bits.
         inputs: element type by input.
         outputs: element type by output.
         shape_inputs: inputs that hold sizes.
@@ -43,6 +50,7 @@ class ParsedGraph:
     shape_seconds: float
     layers: Mapping[str, int]
     plugins: int
+    quantized: int
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     shape_inputs: tuple[str, ...]
@@ -72,6 +80,7 @@ def parse_graph(
     plugins: int,
     plugin: PluginForm = "ahead_of_time",
     types: Mapping[str, str] | None = None,
+    quantized: int = 0,
 ) -> ParsedGraph:
     """Parses a graph and compares what came of it with its contract.
 
@@ -82,6 +91,7 @@ def parse_graph(
         plugins: nodes that must become plugins.
         plugin: form of the plugin.
         types: element type by input and output; None compares no types.
+        quantized: products whose operands must be in eight bits.
 
     Raises:
         ParsingFailed: the parser refuses the graph.
@@ -91,7 +101,9 @@ def parse_graph(
     builder, network, parser = NetworkFromGraph(path, plugin, messages)()
     seconds = time.perf_counter() - started
     del parser
-    return inspect_network(path.stem, builder, network, contract, profiles, plugins, seconds, messages, types or {})
+    return inspect_network(
+        path.stem, builder, network, contract, profiles, plugins, seconds, messages, types or {}, quantized
+    )
 
 
 def inspect_network(
@@ -104,6 +116,7 @@ def inspect_network(
     seconds: float,
     messages: Messages,
     types: Mapping[str, str],
+    quantized: int = 0,
 ) -> ParsedGraph:
     """Compares a network with its contract; other arguments as of `parse_graph`."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
@@ -112,6 +125,9 @@ def inspect_network(
     problems = []
     if layers.get(_PLUGIN, 0) != plugins:
         problems.append(f"{layers.get(_PLUGIN, 0)} plugins; expected {plugins}")
+    rounded = quantized_products(network)
+    if rounded != quantized:
+        problems.append(f"{rounded} products in eight bits; expected {quantized}")
     if [output.name for output in outputs] != list(contract.outputs):
         problems.append(f"outputs {[output.name for output in outputs]}; expected {list(contract.outputs)}")
     accepted = 0
@@ -136,6 +152,7 @@ def inspect_network(
         time.perf_counter() - started,
         layers,
         layers.get(_PLUGIN, 0),
+        rounded,
         {tensor.name: kinds[tensor.name] for tensor in inputs},
         {tensor.name: kinds[tensor.name] for tensor in outputs},
         shape_inputs,

@@ -32,6 +32,7 @@ RunGraph = Callable[[str, int | None, Mapping[str, np.ndarray]], Mapping[str, np
 _REFERENCE = "torch"
 _STEPS = ("dense", "adaptive")
 _AFTER_BITS = ("next_x", "next_summed")
+_ENTROPIES = ("entropy", "next_prior")
 _NEW = ("new_key.", "new_value.")
 _MASKED = 1e30
 """From here on a number stands for minus infinity: squares of it have no meaning."""
@@ -42,11 +43,14 @@ class Tolerance:
     """What an output may differ from the module's.
 
     Attributes:
-        relative: of the largest magnitude of the output; the error of any element in float32, the median in bfloat16.
+        relative: of the largest magnitude of the output; the error of any element in float32, the median in fewer bits.
         cosine: least similarity.
         psnr: least, in dB of the output's largest value.
         equal_bits: least share.
         statistic: of the errors, as Polygraphy calls it.
+        entropy_cosine: least similarity of standardised entropies, which are differences of nearly equal numbers; None
+            where they are held to what all outputs are.
+        entropy_psnr: likewise in dB.
     """
 
     relative: float
@@ -54,12 +58,16 @@ class Tolerance:
     psnr: float
     equal_bits: float
     statistic: str
+    entropy_cosine: float | None = None
+    entropy_psnr: float | None = None
 
 
 TOLERANCES = {
     "float32": Tolerance(1e-3, 0.9999, 50.0, 0.999, "elemwise"),
     # Eight digits of a mantissa, over the layers of a network.
     "bfloat16": Tolerance(2**-7, 0.995, 20.0, 0.95, "median"),
+    # Four digits: sixteen times that. Of the 16 bits of a scale of one token, two may flip.
+    "float8": Tolerance(2**-3, 0.98, 20.0, 0.85, "median", 0.95, 15.0),
 }
 """By the type of products."""
 
@@ -205,12 +213,14 @@ class EngineVerifier:
         found = _result(simple, name, expected, actual)
         value = found.max_absdiff if statistic == "elemwise" else found.median_absdiff
         passed, cosine, psnr = bool(found), None, None
+        least_cosine, least_psnr = tolerance.cosine, tolerance.psnr
+        if name in _ENTROPIES:
+            least_cosine = least_cosine if tolerance.entropy_cosine is None else tolerance.entropy_cosine
+            least_psnr = least_psnr if tolerance.entropy_psnr is None else tolerance.entropy_psnr
         if largest < _MASKED and largest > 0 and name not in _AFTER_BITS:
-            similar = _result(CosineSimilarityCompareFunc(tolerance.cosine), name, expected, actual)
+            similar = _result(CosineSimilarityCompareFunc(least_cosine), name, expected, actual)
             # Of the magnitudes' largest, which Polygraphy takes from the first argument's largest value.
-            noise = _result(
-                PsnrCompareFunc(tolerance.psnr), name, np.append(expected, largest), np.append(actual, largest)
-            )
+            noise = _result(PsnrCompareFunc(least_psnr), name, np.append(expected, largest), np.append(actual, largest))
             passed = passed and bool(similar) and bool(noise)
             cosine, psnr = float(similar.cosine_similarity), float(noise.psnr)
         absolute = float(np.abs(actual - expected).max())

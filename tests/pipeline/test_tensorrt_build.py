@@ -18,9 +18,12 @@ import pytest
 import torch
 
 from toprovar.cli import group, run
+from toprovar.compiler.tensorrt.contract import read_graph_file
+from toprovar.compiler.tensorrt.verify import TOLERANCES
 from toprovar.deployment import PLAN, Deployment, file_sha256
 from toprovar.engines import ENGINES, EngineFile, Engines
 from toprovar.errors import BackendError
+from toprovar.input_ranges import INPUT_RANGES, InputRanges
 from toprovar.pipeline import engines as building
 from toprovar.pipeline.engines import TIMING_CACHE, EngineRequest, Source, build_engines
 from toprovar.progress import Stages
@@ -113,6 +116,51 @@ def test_verify_finds_a_changed_weight(weights: Path, deployment: Path, capsys: 
     assert page.count("<details open>") == page.count("failed: image") > 0
 
 
+@pytest.fixture(scope="module")
+def eight(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in fp8."""
+    folder = tmp_path_factory.mktemp("eight")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    options = ["--prompts", folder / "prompts.txt", "--resolution", "0.06M", "--target-flops", "0.7", "--no-report"]
+    arguments = ["--backend", "tensorrt", "--precision", "fp8", "--portable", "--json", *options]
+    assert command(weights, "compile", "nano", "-o", folder / "nano", *arguments) == 0
+    return folder / "nano"
+
+
+def test_fp8(weights: Path, eight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = Deployment.open(eight)
+    assert opened.manifest.precision == "fp8"
+    assert INPUT_RANGES in opened.manifest.files
+    ranges = InputRanges.load(eight / INPUT_RANGES)
+    assert (ranges.model_sha256, ranges.prompts) == (opened.manifest.model.sha256, PROMPTS)
+    assert ranges.scales == len(opened.plan.scales)
+    assert len(ranges.largest) == 4 * opened.manifest.model.layers
+    step = read_graph_file(eight / "graphs" / "step.onnx")
+    assert (step.products, step.quantized) == ("float8", len(ranges.largest))
+    checks = json.loads((eight / "report" / "verify.json").read_text())
+    assert all(one["passed"] for one in checks)
+    capsys.readouterr()
+    assert command(weights, "verify", eight, "--json") == 0
+    record = json.loads((eight / "report" / "graphs.json").read_text())
+    assert record["precision"] == "float8"
+    assert record["tolerance"] == dataclasses.asdict(TOLERANCES["float8"])
+
+
+def test_fp8_finds_a_wrong_scale(weights: Path, eight: Path, tmp_path: Path) -> None:
+    """An input that is cut off at an eighth of its range."""
+    shutil.copytree(eight, tmp_path / "nano")
+    model = ir.load(tmp_path / "nano" / "graphs" / "step.onnx")
+    for name in ("float", "bfloat16"):
+        scale = model.graph.initializers[f"blocks.1.ffn.fc2.input_scale_{name}"]
+        assert scale.const_value is not None
+        scale.const_value = ir.tensor(scale.const_value.numpy() / 64, name=scale.name)
+    ir.save(model, tmp_path / "nano" / "graphs" / "step.onnx")
+    manifest = json.loads((tmp_path / "nano" / "manifest.json").read_text())
+    manifest["files"]["graphs/step.onnx"] = file_sha256(tmp_path / "nano" / "graphs" / "step.onnx")
+    (tmp_path / "nano" / "manifest.json").write_text(json.dumps(manifest))
+    assert command(weights, "verify", tmp_path / "nano") == 1
+
+
 class Builder:
     """Stands in for `toprovar.compiler.tensorrt.build`, which needs TensorRT: writes a file for each engine."""
 
@@ -201,6 +249,18 @@ def test_engines_that_fit_this_machine(deployment: Path, builder: Builder) -> No
     assert any(sparse for _, sparse in scales)
 
 
+def test_engines_in_fp8(eight: Path, tmp_path: Path, builder: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(eight, tmp_path / "nano")
+    engines = build(tmp_path / "nano")
+    assert engines.precision == "float8"
+    assert next(one for one in engines.files if one.graph == "step").outputs["new_key.0"] == "bfloat16"
+    check_engines(engines, Deployment.open(tmp_path / "nano"), HERE)
+    older = dataclasses.replace(HERE, gpu="NVIDIA A100", compute_capability="8.0")
+    monkeypatch.setattr(building, "open_library", lambda: SimpleNamespace(this_machine=lambda: older))
+    with pytest.raises(BackendError, match=r"NVIDIA A100 \(8.0\) has no products in fp8; expected .* 8.9 or later"):
+        build(tmp_path / "nano")
+
+
 def test_built_again(deployment: Path, builder: Builder) -> None:
     first = build(deployment)
     (deployment.parent / "cache" / "toprovar" / "tensorrt" / "10.15.1.29-NVIDIA-H200.cache").unlink()
@@ -286,6 +346,19 @@ def test_compile_builds_too(weights: Path, tmp_path: Path, builder: Builder, mon
     changed = dataclasses.replace(HERE, gpu="NVIDIA L4", compute_capability="8.9")
     with pytest.raises(BackendError, match=r"built for NVIDIA H200 \(9.0\), this is NVIDIA L4"):
         check_engines(engines, opened, changed)
+
+
+def test_fp8_wants_a_gpu_that_has_it(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from toprovar.pipeline.builds import tensorrt
+
+    older = dataclasses.replace(HERE, gpu="NVIDIA A100", compute_capability="8.0")
+    monkeypatch.setattr(tensorrt, "open_library", lambda: SimpleNamespace(this_machine=lambda: older))
+    arguments = ["-o", tmp_path / "new", "--backend", "tensorrt", "--precision", "fp8"]
+    assert command(weights, "compile", "nano", *arguments) == 1
+    assert "NVIDIA A100 (8.0) has no products in fp8" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_plan_cannot_be_searched_for(

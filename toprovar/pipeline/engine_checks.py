@@ -26,7 +26,7 @@ class GraphRunners:
     """What runs a deployment's graphs.
 
     Attributes:
-        precision: of products, `float32` or `bfloat16`.
+        precision: of products, `float32`, `bfloat16` or `float8`.
         images: images that may run together.
         runners: by name.
     """
@@ -44,8 +44,7 @@ def open_runners(folder: Path, scratch: Path, engines: Engines | None) -> GraphR
         scratch: where ONNX Runtime's twins of the graphs are written.
         engines: the record of engines that fit this machine; None where there are none.
     """
-    types = read_graph_file(folder / "graphs" / "step.onnx").types
-    precision = types["past_key.0"]
+    precision = read_graph_file(folder / "graphs" / "step.onnx").products
     runners: dict[str, RunGraph] = {"onnxruntime": OnnxGraphs(folder / "graphs", precision, scratch)}
     if engines is None:
         return GraphRunners(precision, 2, runners)

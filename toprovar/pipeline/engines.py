@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
@@ -27,17 +27,21 @@ from toprovar.manifest import ModelRecord, TextRecord
 from toprovar.plan import SparsityPlan
 from toprovar.progress import Stages
 from toprovar.runtime.tensorrt.installed import open_library
+from toprovar.runtime.tensorrt.preflight import Machine
 
 if TYPE_CHECKING:
     from toprovar.compiler.tensorrt.build import BuiltEngine
 
-__all__ = ["TIMING_CACHE", "EngineRequest", "Source", "build_engines"]
+__all__ = ["TIMING_CACHE", "EngineRequest", "Source", "build_engines", "require_float8"]
 
 TIMING_CACHE = "timing.cache"
 """Times of kernels, beside the engines: another build for the same GPU and version need not measure them."""
 
 _GRAPHS = ("text", "prompt", "step", "decode")
 _GIB = 1 << 30
+_Products = Literal["bfloat16", "float32", "float8"]
+_FLOAT8 = 8, 9
+"""The first compute capability with products of eight-bit floats."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ def build_engines(source: Source, request: EngineRequest, stages: Stages) -> Eng
     library = open_library()
     machine = library.this_machine()
     graphs = _read_graphs(source.folder)
+    if graphs["step"].products == "float8":
+        require_float8(machine)
     contracts = {name: graph.contract for name, graph in graphs.items()}
     limits = Limits(request.images, source.text.max_tokens, source.text.channels)
     profiles = graph_profiles(contracts, source.model, source.plan, limits)
@@ -101,7 +107,7 @@ def build_engines(source: Source, request: EngineRequest, stages: Stages) -> Eng
             shutil.copy(timing, folder / TIMING_CACHE)
         first = built[0]
         engines = Engines(
-            precision="bfloat16" if graphs["step"].types["past_key.0"] == "bfloat16" else "float32",
+            precision=cast(_Products, graphs["step"].products),
             plugin=request.options.plugin,
             images=request.images,
             tensorrt=machine.tensorrt,
@@ -120,6 +126,21 @@ def build_engines(source: Source, request: EngineRequest, stages: Stages) -> Eng
     for warning in dict.fromkeys(line for one in built for line in one.warnings):
         stages.remark(f"TensorRT: {warning}")
     return engines
+
+
+def require_float8(machine: Machine) -> None:
+    """Refuses a GPU without products in fp8.
+
+    Raises:
+        BackendError: it has none.
+    """
+    major, _, minor = machine.compute_capability.partition(".")
+    if (int(major), int(minor)) < _FLOAT8:
+        raise BackendError(
+            f"{machine.gpu} ({machine.compute_capability}) has no products in fp8; expected compute capability 8.9 or "
+            "later",
+            "compile the model with --precision bf16",
+        )
 
 
 def _read_graphs(folder: Path) -> dict[str, GraphFile]:

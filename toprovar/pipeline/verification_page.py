@@ -35,6 +35,11 @@ def render_checks(title: str, precision: str, tolerance: Tolerance, checks: Sequ
         f"largest value, cosine {tolerance.cosine:g}, PSNR {tolerance.psnr:g} dB, "
         f"{tolerance.equal_bits:.1%} equal bits."
     )
+    if tolerance.entropy_cosine is not None and tolerance.entropy_psnr is not None:
+        rules += (
+            " Of standardised entropies, which are differences of nearly equal numbers: "
+            f"cosine {tolerance.entropy_cosine:g}, PSNR {tolerance.entropy_psnr:g} dB."
+        )
     calls = "\n".join(_call(one) for one in checks)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

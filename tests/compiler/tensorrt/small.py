@@ -17,10 +17,12 @@ from toprovar.calibration.policy import Task
 from toprovar.compiler.graph import Graph
 from toprovar.compiler.modules import build_modules
 from toprovar.compiler.tensorrt.graphs import STEP, exported_graphs, lower
+from toprovar.compiler.tensorrt.range_meter import RangeMeter
 from toprovar.compiler.tensorrt.translate import engine_feed, engine_outputs
 from toprovar.compiler.tensorrt.widen import widen
 from toprovar.compiler.verify import Case
 from toprovar.compiler.weights import save_graphs
+from toprovar.input_ranges import InputRanges
 from toprovar.manifest import ModelRecord
 from toprovar.models.loader import guidance_layers
 from toprovar.pipeline.subject import Subject
@@ -45,13 +47,14 @@ class Exported:
     graphs: dict[str, Graph]
     modules: dict[str, tuple[nn.Module, Signature]]
     cases: list[Case]
+    ranges: InputRanges
 
     def sessions(self) -> dict[str, ort.InferenceSession]:
-        """Every graph in ONNX Runtime; bfloat16 ones as their float32 twins."""
+        """Every graph in ONNX Runtime; all but float32 ones as their float32 twins."""
         sessions = {}
         for name in self.graphs:
             path = self.folder / f"{name}.onnx"
-            if self.precision == "bfloat16":
+            if self.precision != "float32":
                 twin = self.folder / f"{name}_wide.onnx"
                 ir.save(widen(ir.load(path)), twin, external_data=f"{name}_wide.bin")
                 path = twin
@@ -99,7 +102,7 @@ def small_plan(record: ModelRecord, pruning: Pruning) -> SparsityPlan:
 
 
 def export_small(pruning: Pruning, patchify: bool) -> Model:
-    """Exports once for both precisions, and draws images with and without guidance, sparse and dense."""
+    """Exports once for all precisions, and draws images with and without guidance, sparse and dense."""
     loaded = make_model(patchify)
     record = loaded.record(GRIDS, guidance_layers((0, -1), DEPTH))
     plan = small_plan(record, pruning)
@@ -111,9 +114,11 @@ def export_small(pruning: Pruning, patchify: bool) -> Model:
     backend.tap = lambda *call: cases.append(Case(*call))
     session = Session(backend, plan, loaded.sampling(len(GRIDS)), None)
     rng = np.random.default_rng(0)
-    for tokens, guidance, dense in ((1, 3.0, False), (5, 1.0, False), (3, 3.0, True)):
-        session(rng.normal(size=(tokens, CHANNELS)).astype(np.float32), guidance_scale=guidance, dense=dense)
-    return Model(record, plan, exported, build_modules(loaded, record, pruning), cases)
+    with RangeMeter(loaded.backbone) as meter:
+        for tokens, guidance, dense in ((1, 3.0, False), (5, 1.0, False), (3, 3.0, True)):
+            session(rng.normal(size=(tokens, CHANNELS)).astype(np.float32), guidance_scale=guidance, dense=dense)
+    ranges = InputRanges(record.sha256, ("features",) * 3, len(GRIDS), meter.largest())
+    return Model(record, plan, exported, build_modules(loaded, record, pruning), cases, ranges)
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,11 @@ class Model:
     exported: list[Graph]
     modules: dict[str, tuple[nn.Module, Signature]]
     cases: list[Case]
+    ranges: InputRanges
 
     def save(self, folder: Path, precision: str) -> Exported:
         """Runs the passes and writes the graphs."""
-        graphs = [lower(graph, self.plan, precision) for graph in self.exported]
+        graphs = [lower(graph, self.plan, precision, self.ranges) for graph in self.exported]
         save_graphs(graphs, folder)
         named = {graph.name: graph for graph in graphs}
-        return Exported(folder, precision, self.record, self.plan, named, self.modules, self.cases)
+        return Exported(folder, precision, self.record, self.plan, named, self.modules, self.cases, self.ranges)

@@ -42,6 +42,10 @@ class Layer:
     """As `tensorrt.ILayer`."""
 
     type: Any
+    output: Any = None
+
+    def get_output(self, index: int) -> Any:
+        return self.output
 
 
 @dataclass
@@ -64,7 +68,11 @@ class ParserError:
 
 @dataclass
 class Network:
-    """As `tensorrt.INetworkDefinition`."""
+    """As `tensorrt.INetworkDefinition`.
+
+    Attributes:
+        kinds: of layers, such as `CONSTANT`; `QUANTIZE to FP8` says what a layer gives.
+    """
 
     flags: int = 0
     inputs: list[Tensor] = field(default_factory=list)
@@ -90,7 +98,9 @@ class Network:
         return self.outputs[index]
 
     def get_layer(self, index: int) -> Layer:
-        return Layer(types.SimpleNamespace(name=self.kinds[index]))
+        kind, _, gives = self.kinds[index].partition(" to ")
+        output = Tensor("", DataType[gives or "FLOAT"], ())
+        return Layer(types.SimpleNamespace(name=kind), output)
 
 
 class Profile:

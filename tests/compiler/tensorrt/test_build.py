@@ -197,6 +197,13 @@ def test_another_engine_than_asked_for(
         run(StandInLoaders(StandInEngine(**engine)), host_code, **options)
 
 
+def test_products_that_the_graph_does_not_have_in_eight_bits(run: Run) -> None:
+    inputs, outputs = ([Tensor(name, DataType.FLOAT, (-1, 2))] for name in ("x", "y"))
+    script = Script(network=Network(0, inputs, outputs, ["QUANTIZE to FP8"]))
+    with pytest.raises(BackendError, match="TensorRT reads 1 products in eight bits from prompt; expected 0"):
+        run(StandInLoaders(StandInEngine()), script=script)
+
+
 def test_how_far_it_is(run: Run) -> None:
     run(StandInLoaders(StandInEngine()))
     assert run.told == [("Tactic selection", 0, 3), ("Tactic selection", 1, 3)]

@@ -145,6 +145,6 @@ def test_an_unknown_precision(tmp_path: Path) -> None:
 
     loaded = make_model(False)
     record = loaded.record(GRIDS)
-    with pytest.raises(UsageError, match="unknown precision 'int3'; expected one of float32, bfloat16"):
+    with pytest.raises(UsageError, match="unknown precision 'int3'; expected one of float32, bfloat16, float8"):
         tensorrt_graphs(loaded, record, make_plan(record, Pruning()), "int3")
     assert loaded.backbone.config.text_channels == CHANNELS

@@ -104,6 +104,36 @@ def test_merged_is_what_the_modules_give(exported: Exported, tmp_path: Path) -> 
     assert any(one.failures for one in checks if one.runner == "before")
 
 
+def test_merged_into_eight_bits(exported: Exported, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """What is there in eight bits, with the LoRA added, rounded anew."""
+    model = export_small(Pruning("previous_scale", (1,)), patchify=False)
+    eight = model.save(tmp_path_factory.mktemp("eight"), "float8")
+    found = targets(eight)
+    assert found.keys() == targets(exported).keys()
+    large = {name: one for name, one in found.items() if one.factors is not None}  # type: ignore[attr-defined]
+    assert len(large) == len(eight.ranges.largest)
+    shutil.copytree(eight.folder, tmp_path / "graphs")
+    known = linears(eight)
+    write_lora(tmp_path / "lora.safetensors", {name: tuple(known[name].shape) for name in large})
+    lora = read_lora(tmp_path / "lora.safetensors")
+    assert merge_lora(tmp_path / "graphs", lora) == {"step": len(large)}
+    before, after = (ir.load(folder / "step.onnx").graph.initializers for folder in (eight.folder, tmp_path / "graphs"))
+    for name, one in large.items():
+        old, new = (
+            graph[one.weight].const_value.numpy().astype(np.float32)  # type: ignore[attr-defined]
+            * graph[one.factors].const_value.numpy().astype(np.float32)  # type: ignore[attr-defined]
+            for graph in (before, after)
+        )
+        wanted = old + lora[name].delta().T
+        assert (np.abs(new - wanted) <= np.maximum(np.abs(wanted) / 16, np.abs(wanted).max(0) * 2.0**-17)).all()
+        assert not np.array_equal(new, old)
+    assert OnnxGraphs(tmp_path / "graphs", "float8", tmp_path)("decode", None, decoded(eight))["image"].size
+
+
+def decoded(exported: Exported) -> dict[str, np.ndarray]:
+    return dict(next(case for case in exported.cases if case.graph == "decode").feed)
+
+
 def test_alpha_and_spellings(tmp_path: Path) -> None:
     save_file(
         {

@@ -19,6 +19,7 @@ GRAPH = GraphFile(
     {"x": "bfloat16", "order": "int64", "next_x": "float32"},
     5 * GIB,
     0,
+    0,
 )
 
 

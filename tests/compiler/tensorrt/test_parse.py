@@ -66,7 +66,7 @@ def test_a_network_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed = parse(script, monkeypatch, types=TYPES)
     assert parsed.problems == ()
     assert parsed.warnings == ("slow",)
-    assert (parsed.graph, parsed.plugins, parsed.profiles) == ("step", 2, 2)
+    assert (parsed.graph, parsed.plugins, parsed.quantized, parsed.profiles) == ("step", 2, 0, 2)
     assert parsed.layers == {"CONSTANT": 1, "PLUGIN_V3": 2}
     assert parsed.shape_inputs == ("kept",)
     assert parsed.inputs == {"x": "bfloat16", "kept": "int64"}
@@ -85,6 +85,14 @@ def test_what_is_not_as_expected(monkeypatch: pytest.MonkeyPatch) -> None:
         "scale 1: refused ()",
         "y is float32; expected bfloat16",
     )
+
+
+def test_products_in_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = inferring()
+    made.kinds += ["QUANTIZE to FP8", "DEQUANTIZE to BF16", "QUANTIZE to INT8"]
+    parsed = parse(Script(network=made), monkeypatch, quantized=2)
+    assert parsed.problems == ("1 products in eight bits; expected 2",)
+    assert parsed.layers["QUANTIZE"] == 2
 
 
 def test_shapes_that_differ(monkeypatch: pytest.MonkeyPatch) -> None:
