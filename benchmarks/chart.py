@@ -17,18 +17,22 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     bars = {one["name"]: [*one["median_scales_ms"], one["median_decode_ms"]] for one in report["results"]}
+    totals = {one["name"]: one["median_total_ms"] for one in report["results"]}
     for name, figures in report["peers"].items():
-        bars[name] = [milliseconds for _, milliseconds in figures["parts_ms"]]
+        totals[name] = figures["median_s"] * 1000
+        parts = [milliseconds for _, milliseconds in figures["parts_ms"]]
+        # A peer's parts are those of one call, its total the median of several.
+        bars[name] = [part * totals[name] / sum(parts) for part in parts]
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.5 * len(bars)))
     colours = pyplot.get_cmap("viridis")
-    for place, (_, parts) in enumerate(reversed(bars.items())):
+    for place, (name, parts) in enumerate(reversed(bars.items())):
         left = 0.0
         for index, width in enumerate(parts):
             last = index == len(parts) - 1
             colour = "#c0504d" if last else colours(index / max(len(parts) - 1, 1))
             axes.barh(place, width, left=left, color=colour)
             left += width
-        axes.text(left, place, f" {left:.0f}", va="center")
+        axes.text(left, place, f" {totals[name]:.0f}", va="center")
     axes.set_yticks(range(len(bars)), list(reversed(bars)))
     axes.set_xlabel("milliseconds: scales from coarse to fine, then the image decoder (red)")
     axes.set_title(f"Infinity-{report['model']}, {report['precision']}, random weights, {report['device']}")

@@ -4,8 +4,13 @@
 
 Weights are random, which changes no time, and text features are given, so that no text encoder runs. ``eager`` is the
 model's own modules in fp32, whatever the precision of the others. Every figure is
-a median over warm calls of a session, from features to pictures in memory, image decoder included; per scale the
-device's clock is read at the end of every step. ``--model tiny --device cpu`` tries it without a GPU.
+a median over warm calls of a session; per scale the device's clock is read at the end of every step. ``--model tiny
+--device cpu`` tries it without a GPU.
+
+What is timed: of a session, from text features on the host to the picture on the host, as bytes and as float32, noise
+drawn on the host and image decoder included; Pillow's copy of a picture is made when it is asked for, and nobody asks.
+Of a peer, whatever its harness times: from text features on the device to a picture there, as bytes, noise and image
+decoder included, and no copy to the host.
 """
 
 from __future__ import annotations

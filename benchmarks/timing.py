@@ -68,7 +68,7 @@ class Lap:
     """One generation in milliseconds.
 
     Attributes:
-        total: the whole call, from features to pictures in memory.
+        total: the whole call, from features to pictures on the host.
         device: from the beginning to decoded pixels, on the device's clock.
         scales: each from the end of the one before; the first contains the prompt.
         decode: the image decoder and the way to the host.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import time
@@ -37,8 +38,10 @@ StepCallback = Callable[["Session", int, float, dict[str, Any]], Any]
 class GeneratedImage:
     """One image and how it came about.
 
+    Its arrays are complete and its own: no later generation writes to them.
+
     Attributes:
-        image: RGB.
+        picture: RGB, uint8 [height, width, 3].
         prompt: as given.
         seed: of its noise.
         depth: first scale that ran sparse; the number of scales if none did.
@@ -47,13 +50,18 @@ class GeneratedImage:
         pixels: before rounding, float32 [3, height, width] in [-1, 1].
     """
 
-    image: Image.Image
+    picture: np.ndarray = field(repr=False)
     prompt: str
     seed: int
     depth: int
     statistic: float | None
     bits: tuple[np.ndarray, ...] = field(repr=False)
     pixels: np.ndarray = field(repr=False)
+
+    @functools.cached_property
+    def image(self) -> Image.Image:
+        """The picture as Pillow keeps it, a copy that is made when it is first asked for."""
+        return Image.frombytes("RGB", self.picture.shape[1::-1], np.ascontiguousarray(self.picture))
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Generation:
 
     Attributes:
         images: in the order of prompts, then of repetitions.
-        seconds: wall-clock of everything: text, scales, decoding.
+        seconds: wall-clock of everything until the arrays are on the host: text, scales, decoding.
         scale_seconds: by scale, all images together; on the device's clock where an engine works on after a call.
         analysis_seconds: the share of ranking and depth rule on the host, with the wait for what they read, within
             `scale_seconds`.
@@ -215,8 +223,7 @@ class Session:
             )
             for (p, seed), (pixels, picture, bits, depth, statistic) in zip(batch, made, strict=True):
                 name = prompts[p] if isinstance(prompts[p], str) else "(features)"
-                image = Image.frombytes("RGB", picture.shape[1::-1], np.ascontiguousarray(picture))
-                images.append(GeneratedImage(image, name, seed, depth, statistic, bits, pixels))
+                images.append(GeneratedImage(picture, name, seed, depth, statistic, bits, pixels))
         return Generation(tuple(images), time.perf_counter() - started, clock.scale_seconds, clock.analysis_seconds)
 
     def observe(self, prompt: str | np.ndarray, seed: int = 0) -> list[ObservedScale]:

@@ -200,26 +200,29 @@ class Backend(ABC):
                 "pair them",
             )
         rows = [*texts, *(negatives or ())]
+        model = self.model
+        empty = self.zeros_impl((len(rows), model.heads, 0, model.head_dim))
+        bits = model.code_bits // (4 if model.patchify else 1)
+        tensors = self.prepare_rows(rows)
+        tensors |= dict.fromkeys(signature.cache_names(model.layers, "past"), empty)
+        tensors["summed"] = self.zeros_impl((len(texts), bits, model.latent_height, model.latent_width))
+        first = self.grids[0][0] * self.grids[0][1]
+        if self.pruning.reuses_guidance:
+            tensors["guidance_difference"] = self.from_host_impl(self._no_difference(len(texts), first))
+        if self.pruning.caches_updates:
+            nothing = self.zeros_impl((len(rows), first, model.width))
+            tensors |= dict.fromkeys(signature.update_names(model.layers), nothing)
+        return State(tensors, len(texts), len(rows), 0, np.zeros((len(texts), first), np.float32))
+
+    def prepare_rows(self, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What a state holds of the texts of its rows, float32 [T, channels] each: the prompt graph's outputs."""
         longest = max(len(row) for row in rows)
         features = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
         mask = np.zeros((len(rows), longest), np.float32)
         for index, row in enumerate(rows):
             features[index, : len(row)] = row
             mask[index, : len(row)] = 1
-        model = self.model
-        empty = self.from_host_impl(np.zeros((len(rows), model.heads, 0, model.head_dim), np.float32))
-        bits = model.code_bits // (4 if model.patchify else 1)
-        summed = np.zeros((len(texts), bits, model.latent_height, model.latent_width), np.float32)
-        tensors = self.prepare_impl(features, mask)
-        tensors |= dict.fromkeys(signature.cache_names(model.layers, "past"), empty)
-        tensors["summed"] = self.from_host_impl(summed)
-        first = self.grids[0][0] * self.grids[0][1]
-        if self.pruning.reuses_guidance:
-            tensors["guidance_difference"] = self.from_host_impl(self._no_difference(len(texts), first))
-        if self.pruning.caches_updates:
-            nothing = self.from_host_impl(np.zeros((len(rows), first, model.width), np.float32))
-            tensors |= dict.fromkeys(signature.update_names(model.layers), nothing)
-        return State(tensors, len(texts), len(rows), 0, np.zeros((len(texts), first), np.float32))
+        return self.prepare_impl(features, mask)
 
     def step(self, state: State, controls: Controls) -> StepResult:
         """Runs the state's scale.
@@ -404,6 +407,10 @@ class Backend(ABC):
     @abstractmethod
     def from_host_impl(self, array: np.ndarray) -> Any:
         """An array of the backend's own kind."""
+
+    def zeros_impl(self, shape: tuple[int, ...]) -> Any:
+        """float32 zeros in an array of the backend's own kind."""
+        return self.from_host_impl(np.zeros(shape, np.float32))
 
     @abstractmethod
     def to_host_impl(self, tensor: Any) -> np.ndarray:

@@ -30,7 +30,7 @@ from toprovar.runtime.cuda.faults import naming_faults
 from toprovar.runtime.cuda.generation import Handle
 from toprovar.runtime.cuda.moment import DeviceMoment
 from toprovar.runtime.cuda.options import RuntimeOptions
-from toprovar.runtime.cuda.runtime import GENERATION, Runtime
+from toprovar.runtime.cuda.runtime import GENERATION, TEXTS, Runtime
 from toprovar.runtime.cuda.support import choose_runtime
 
 __all__ = ["BACKEND", "Tap", "TorchBackend"]
@@ -198,12 +198,16 @@ class TorchBackend(Backend):
             if self._options is not None and self._options.low_vram:
                 module.to("cpu")
 
+    def prepare_rows(self, rows: Sequence[np.ndarray]) -> dict[str, Any]:
+        """As they are for the runtime, which prepares them at the first scale."""
+        if self._runtime is not None and self.tap is None:
+            return {TEXTS: tuple(rows)}
+        return super().prepare_rows(rows)
+
     @torch.inference_mode()
     @naming_faults()
     def prepare_impl(self, features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-        """Runs ``prompt``; the runtime does so at the first scale."""
-        if self._runtime is not None and self.tap is None:
-            return {"features": features, "mask": mask}
+        """Runs ``prompt``."""
         names = signature.prompt(self.model.layers).outputs
         outputs = self._call("prompt", None, self._modules.prompt, {"features": features, "mask": mask})
         return dict(zip(names, outputs, strict=True))
@@ -275,6 +279,11 @@ class TorchBackend(Backend):
         """Copies to the device."""
         return self._to_device(array)
 
+    @naming_faults()
+    def zeros_impl(self, shape: tuple[int, ...]) -> Any:
+        """Made on the device, where a copy from the host would be waited for."""
+        return torch.zeros(shape, device=self._device)
+
     def to_host_impl(self, tensor: Any) -> np.ndarray:
         """Copies from the device."""
         return _to_host(tensor)
@@ -283,8 +292,8 @@ class TorchBackend(Backend):
     @naming_faults()
     def take_impl(self, tensor: Any, rows: list[int]) -> Any:
         """Copies rows."""
-        if isinstance(tensor, np.ndarray):
-            return tensor[rows]
+        if isinstance(tensor, tuple):
+            return tuple(tensor[row] for row in rows)
         if self._runtime is not None and isinstance(tensor, Handle):
             return self._runtime.take(tensor, rows)
         return tensor[torch.tensor(rows, device=tensor.device)]
@@ -311,7 +320,7 @@ def _check_gpu(manifest: Manifest) -> None:
 
 def _is_runtimes(state: State) -> bool:
     """Whether a state was begun on the runtime."""
-    return GENERATION in state.tensors or "features" in state.tensors
+    return GENERATION in state.tensors or TEXTS in state.tensors
 
 
 def _text_encoder(deployment: Deployment) -> Path | None:

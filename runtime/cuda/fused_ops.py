@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from toprovar.runtime.cuda.weights import Linear
 
 __all__ = ["FusedOps"]
 
+_ALIGNED = 16
+
 
 @functools.cache
 def _device(index: int) -> tuple[tuple[int, int], int]:
@@ -37,6 +40,7 @@ class FusedOps(PlainOps):
 
     def __init__(self) -> None:
         self._exact: set[tuple[int, ...]] = set()
+        self._tables: dict[tuple[int, ...], Tensor] = {}
 
     def gelu_linear(self, x: Tensor, layer: Linear, out: Tensor) -> Tensor:
         """GELU in the product's epilogue."""
@@ -134,9 +138,20 @@ class FusedOps(PlainOps):
         """One pass."""
         weigh(scores, bias, scale)
 
-    def fold(self, text: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """One launch."""
-        fold(text, weight, bias, out)
+    def fold(self, text: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, out: Tensor) -> None:
+        """One launch, which reads addresses: matrices of different layers lie anywhere."""
+        if any(weight.data_ptr() % _ALIGNED for weight in weights):
+            super().fold(text, weights, biases, out)
+            return
+        added = None if biases is None else self._addresses(biases)
+        fold(text, self._addresses(weights), weights[0].stride(), added, out)
+
+    def _addresses(self, tensors: Sequence[Tensor]) -> Tensor:
+        """int64, on the tensors' device; made when first asked for, since a graph could not copy them there."""
+        own = tuple(tensor.data_ptr() for tensor in tensors)
+        if own not in self._tables:
+            self._tables[own] = torch.tensor(own, device=tensors[0].device)
+        return self._tables[own]
 
     def order(self, values: Tensor) -> Tensor:
         """By counting."""

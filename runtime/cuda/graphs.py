@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,13 @@ import torch
 from toprovar.console import diagnostics
 
 __all__ = ["Recorder", "Replay"]
+
+_idle: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+"""Streams whose recorder is gone, for the next one.
+
+PyTorch keeps cuBLAS' workspace of every stream for good, 33 MiB on Hopper: with a stream of its own each runtime would
+leave one behind. Two that live at a time never share one, since their graphs may be replayed at once.
+"""
 
 
 class Replay:
@@ -49,7 +58,8 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _take_stream(device)
+        weakref.finalize(self, _idle[device].append, self._stream)
         self._pool = torch.cuda.graph_pool_handle()
         self._told = False
         kept = torch.zeros(1, device=device)
@@ -82,6 +92,13 @@ class Recorder:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             diagnostics().print(f"a scale runs without a CUDA graph: {reason}", markup=False, highlight=False)
             self._told = True
+
+
+def _take_stream(device: torch.device) -> torch.cuda.Stream:
+    try:
+        return _idle[device].pop()
+    except IndexError:
+        return torch.cuda.Stream(device)
 
 
 @contextmanager

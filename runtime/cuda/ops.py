@@ -5,6 +5,7 @@ R rows, L tokens of the scale, K computed ones, C width, H heads, D head dimensi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -224,10 +225,18 @@ class PlainOps:
         value = scores.unflatten(2, bias.shape[1:]).float() * scale + bias.unsqueeze(1)
         scores.copy_(value.softmax(-1).flatten(2))
 
-    def fold(self, text: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """Keys or values [R, T, H, D] times a matrix [H, D, C], and a head's share of a bias [C], into [R, H, T, C]."""
-        folded = torch.einsum("rthd,hdc->rhtc", text.float(), weight.float())
-        out.copy_(folded if bias is None else folded + bias / text.shape[2])
+    def fold(self, text: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] | None, out: Tensor) -> None:
+        """Folds the keys or the values of all layers into the products around the attention to them.
+
+        Args:
+            text: keys or values [R, T, layers, H, D].
+            weights: by layer [H, D, C], of the same strides.
+            biases: by layer [C], of which every head brings its share, or None.
+            out: the products [R, layers, H, T, C].
+        """
+        for layer, weight in enumerate(weights):
+            folded = torch.einsum("rthd,hdc->rhtc", text[:, :, layer].float(), weight.float())
+            out[:, layer] = folded if biases is None else folded + biases[layer] / text.shape[3]
 
     def order(self, values: Tensor) -> Tensor:
         """The stable order [B, L] that sorts values [B, L], int64."""

@@ -38,10 +38,12 @@ from toprovar.runtime.cuda.text_buffer import TextForm
 from toprovar.runtime.cuda.watched_ops import watched
 from toprovar.runtime.cuda.weights import Weights
 
-__all__ = ["GENERATION", "Runtime"]
+__all__ = ["GENERATION", "TEXTS", "Runtime"]
 
 GENERATION = "generation"
 """Name under which a state holds its `Handle`."""
+TEXTS = "texts"
+"""Name under which a state that was not stepped yet holds the features of its rows, [T, channels] each."""
 
 
 class Runtime:
@@ -178,17 +180,16 @@ class Runtime:
 
     def _begin(self, state: State) -> Handle:
         """Takes a slot and prepares the text that `begin` put into the state."""
-        features, mask = state.tensors["features"], state.tensors["mask"]
         images, halves = state.images, state.rows // state.images
         slot = self._pool.acquire(images, halves)
         # Of the rows of a state the conditional ones come first; a slot has those of an image side by side.
-        rows = [half * images + image for image in range(images) for half in range(halves)]
-        lengths = [int(length) for length in mask.sum(1)[rows]]
+        texts = [state.tensors[TEXTS][half * images + image] for image in range(images) for half in range(halves)]
+        lengths = list(map(len, texts))
         head_dim, multiple = self._model.head_dim, self._options.text_multiple
         longest = (max(lengths[image * halves : (image + 1) * halves]) for image in range(images))
         forms = tuple(TextForm.of(length, head_dim, multiple) for length in longest)
         program, replay = self._text_program(slot, forms)
-        program.feed(features[rows], lengths)
+        program.feed(texts)
         replay()
         slot.forget_updates()
         return self._pool.hold(Handle(slot, halves, forms, (0,) * self._model.layers, ()))
@@ -198,11 +199,6 @@ class Runtime:
             program = TextProgram(self._engine.weights, slot, forms, self._engine.ops)
             slot.text_programs[forms] = program, Replay(program.run, self._recorder)
         return slot.text_programs[forms]
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        """A copy that is queued and not waited for."""
-        host = torch.from_numpy(array)
-        return host.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else host
 
     def _key(self, state: State, controls: Controls, handle: Handle) -> StepKey:
         tokens = self._engine.tables.scales[state.scale].tokens
@@ -226,8 +222,10 @@ class Runtime:
         """Copies what a step reads into the slot."""
         slot.summed_in.copy_(state.tensors["summed"])
         scalars = np.array([controls.guidance, controls.temperature, controls.certain], np.float32)
-        given = self._to_device(np.concatenate([scalars, controls.noise.ravel()]))
-        slot.host_inputs[: len(given)].copy_(given)
+        given = torch.from_numpy(np.concatenate([scalars, controls.noise.ravel()]))
+        if self._device.type == "cuda":
+            given = given.pin_memory()
+        slot.host_inputs[: len(given)].copy_(given, non_blocking=True)
         tokens = controls.noise.shape[1]
         if controls.kept is not None:
             prior = state.prior.tensor if isinstance(state.prior, HostCopy) else torch.from_numpy(state.prior)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,20 +39,19 @@ class TextProgram:
         self._lengths = self._given[-rows:]
         self._copied: torch.cuda.Event | None = None
 
-    def feed(self, features: np.ndarray, lengths: list[int]) -> None:
+    def feed(self, texts: Sequence[np.ndarray]) -> None:
         """Queues the copy of what the next run reads.
 
         Args:
-            features: fp32 [R, tokens, channels], the rows of an image side by side.
-            lengths: tokens of every row.
+            texts: features of every row, fp32 [tokens, channels], the rows of an image side by side.
         """
         if self._copied is not None:
             self._copied.synchronize()  # of the copy before, which reads the same memory
         rows, tokens, channels = self._features.shape
         host = self._host[:-rows].view(rows, tokens, channels).numpy()
-        given = min(features.shape[1], tokens)
-        host[:, :given], host[:, given:] = features[:, :given], 0
-        self._host[-rows:].numpy()[:] = lengths
+        for own, text in zip(host, texts, strict=True):
+            own[: len(text)], own[len(text) :] = text, 0
+        self._host[-rows:].numpy()[:] = list(map(len, texts))
         self._given.copy_(self._host, non_blocking=True)
         if self._given.is_cuda:
             self._copied = torch.cuda.Event()
@@ -96,13 +97,13 @@ class TextProgram:
         biases = torch.stack([layer.query.bias for layer in self._weights.layers]).view(layers, heads, dim)
         added = (both[:, :, :, 0].float() * biases.float()).sum(-1).permute(0, 2, 3, 1) * dim**-0.5
         out.bias.copy_(added.masked_fill(~known, float("-inf")))
-        for layer, weights in enumerate(self._weights.layers):
-            query = weights.query.weight.view(heads, dim, -1)
-            cross = weights.cross.weight.view(-1, heads, dim).permute(1, 2, 0)
-            keys, values = (part[:, layer].unflatten(1, (heads, -1)) for part in (out.keys, out.values))
-            self._ops.fold(both[:, :, layer, 0], query, None, keys)
-            # The weights of a head's tokens sum to 1, so that every head may bring its share of the bias.
-            self._ops.fold(both[:, :, layer, 1], cross, weights.cross.bias, values)
+        blocks = self._weights.layers
+        query = [block.query.weight.view(heads, dim, -1) for block in blocks]
+        cross = [block.cross.weight.view(-1, heads, dim).permute(1, 2, 0) for block in blocks]
+        keys, values = (part.unflatten(2, (heads, -1)) for part in (out.keys, out.values))
+        self._ops.fold(both[:, :, :, 0], query, None, keys)
+        # The weights of a head's tokens sum to 1, so that every head may bring its share of the bias.
+        self._ops.fold(both[:, :, :, 1], cross, [block.cross.bias for block in blocks], values)
 
 
 def _pool(weights: Weights, text: Tensor, bias: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["FoldedText", "KeptText", "TextForm"]
 
-_FOLDED = (16, 32, 64)
+_FOLDED = (16, 24, 32, 48, 64)
 """Token counts of folded texts; few, because each makes graphs of its own."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from toprovar.runtime.backends.base import EngineOptions
 from toprovar.runtime.cuda import runtime
 from toprovar.runtime.session import Session
 
+from ..runtime.cuda.small_model import generate_beside
 from ..tiny_nano import PROMPTS, as_nano, equal_bits, make_weights
 
 pytestmark = [
@@ -38,6 +40,17 @@ from toprovar.models.nano import settings
 
 settings.WEIGHTS = Path(sys.argv[1])
 sys.exit(run(group, "toprovar", sys.argv[2:]))
+"""
+BATCHES = """
+import sys
+from pathlib import Path
+from toprovar.models.nano import settings
+from toprovar.runtime.session import Session
+
+settings.WEIGHTS = Path(sys.argv[1])
+with Session.open(sys.argv[2]) as session:
+    for batch in (2, 4, 8):
+        session(sys.argv[3], num_images_per_prompt=batch, batch_size=batch)
 """
 
 
@@ -61,9 +74,9 @@ def deployment(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "made"
 
 
-def _in_another_process(weights: Path, arguments: Sequence[object], **environment: str) -> str:
-    """What a command of ours prints on stderr there."""
-    command = [sys.executable, "-P", "-c", SCRIPT, str(weights), *map(str, arguments)]
+def _in_another_process(weights: Path, arguments: Sequence[object], script: str = SCRIPT, **environment: str) -> str:
+    """What a command of ours, or another script, prints on stderr there."""
+    command = [sys.executable, "-P", "-c", script, str(weights), *map(str, arguments)]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -133,6 +146,11 @@ def test_a_second_process_compiles_no_kernel(deployment: Path, weights: Path, tm
     assert sorted(deployment.rglob("*")) == before
 
 
+def test_batches_need_no_other_kernels(deployment: Path, weights: Path, tmp_path: Path) -> None:
+    _in_another_process(weights, [deployment, PROMPTS[0]], BATCHES, TRITON_CACHE_DIR=str(tmp_path))
+    assert not list(tmp_path.rglob("*.cubin"))
+
+
 def _without_kernels(deployment: Path, folder: Path) -> Path:
     """A deployment as it is where nothing was compiled."""
     copied = folder / "bare"
@@ -179,3 +197,31 @@ def test_memory_that_runs_out_all_the_same_is_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("error: the GPU is out of memory (")
     assert "--low-vram or --precision fp8" in line
+
+
+def test_a_command_refuses_what_was_compiled_for_another_gpu(
+    deployment: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(deployment, tmp_path / "made")
+    manifest = tmp_path / "made" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"gpu": "NVIDIA H900"}))
+    assert run(group, "toprovar", ["run", str(tmp_path / "made"), PROMPTS[0], "-o", str(tmp_path / "x.png")]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    found = torch.cuda.get_device_name()
+    assert line.startswith(f"error: this deployment was compiled for NVIDIA H900; this machine has {found}; compile ")
+
+
+def test_a_command_is_refused_while_its_session_generates(
+    deployment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    codes: list[int] = []
+    with Session.open(deployment) as session:
+        alone = session(PROMPTS[1], generator=1).images[0]
+        monkeypatch.setattr(Session, "open", lambda *_, **__: contextlib.nullcontext(session))
+        arguments = ["run", str(deployment), PROMPTS[0], "-o", str(tmp_path / "x.png")]
+        made, _ = generate_beside(session, PROMPTS[1], lambda: codes.append(run(group, "toprovar", arguments)), 1)
+        assert np.array_equal(made.pixels, alone.pixels)
+        assert codes == [1]
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: a generation is running in another thread, and a session runs one at a time; ")
+        assert run(group, "toprovar", arguments) == 0

@@ -96,6 +96,20 @@ def test_an_image_does_not_depend_on_its_batch(kept: str, batch: int) -> None:
             assert np.array_equal(first.pixels, second.pixels)
 
 
+def test_what_a_generation_made_is_its_own() -> None:
+    """In page-locked memory, which goes from hand to hand once nobody holds it."""
+    plan, loaded = sparse()
+    with session(plan, loaded) as one:
+        made = [one(features(seed=seed), generator=seed).images[0] for seed in range(3)]
+        before = [[array.copy() for array in (image.picture, image.pixels, *image.bits)] for image in made]
+        for seed in range(3, 9):
+            one(features(seed=seed), generator=seed)
+        for image, kept in zip(made, before, strict=True):
+            own = (image.picture, image.pixels, *image.bits)
+            assert all(np.array_equal(array, expected) for array, expected in zip(own, kept, strict=True))
+            assert np.array_equal(np.asarray(image.image), kept[0])
+
+
 def test_memory_does_not_grow() -> None:
     plan, loaded = sparse()
     with session(plan, loaded) as one:
@@ -106,6 +120,19 @@ def test_memory_does_not_grow() -> None:
             torch.cuda.synchronize()
             sizes.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
         assert len(set(sizes[8:])) == 1
+
+
+def test_one_session_after_the_other_leaves_nothing_behind() -> None:
+    plan, loaded = sparse()
+
+    def held() -> int:
+        with session(plan, loaded) as one:
+            one(features())
+        gc.collect()
+        return torch.cuda.memory_allocated()
+
+    held()  # what libraries keep is there from now on
+    assert len({held() for _ in range(4)}) == 1
 
 
 # Numerics: with the same codes at every scale, the logits of the runtime, of plain bf16 and of fp32.

@@ -97,7 +97,7 @@ def features(tokens: int = 4, seed: int = 0) -> np.ndarray:
 
 
 def generate_beside(
-    one: Session, prompt: np.ndarray, beside: Callable[[], object], generator: int = 0
+    one: Session, prompt: str | np.ndarray, beside: Callable[[], object], generator: int = 0
 ) -> tuple[GeneratedImage, list[str]]:
     """An image of `prompt`, and the errors of another thread that does something beside its third scale."""
     refused: list[str] = []

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from toprovar.cli import group, run
+from toprovar.runtime.backends import torch as backend
 from toprovar.runtime.backends.torch import TorchBackend
 from toprovar.runtime.cuda.faults import DeviceFault, naming_faults
 from toprovar.runtime.cuda.host_copy import HostCopy
+from toprovar.runtime.cuda.options import RuntimeOptions
+from toprovar.runtime.session import Session
 
 from ...tiny_nano import PROMPTS, Compiled, as_nano, compiled, weights
+from .small_model import generate_beside
 
 __all__ = ["compiled", "weights"]
 
@@ -78,3 +86,42 @@ def test_a_command_prints_one_line(
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"error: {said}")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_command_refuses_what_was_compiled_for_another_gpu(
+    compiled: Compiled, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shutil.copytree(compiled.folder, tmp_path / "made")
+    manifest = tmp_path / "made" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"backend": "torch", "gpu": "NVIDIA H900"}))
+    assert run(group, "toprovar", ["run", str(tmp_path / "made"), PROMPTS[0], "-o", str(tmp_path / "x.png")]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: this deployment was compiled for NVIDIA H900; this machine has ")
+    assert line.endswith("; compile the model again on this machine, or for onnxruntime, which runs anywhere")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_command_is_refused_while_its_session_generates(
+    compiled: Compiled,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    """On a CPU, in plain torch: the runtime is the default on a GPU only."""
+    monkeypatch.setattr(backend, "choose_runtime", lambda *_: RuntimeOptions.plain())
+    codes: list[int] = []
+    with as_nano(weights), Session.open(compiled.folder, "torch") as one:
+        alone = one(PROMPTS[1], generator=1).images[0]
+        monkeypatch.setattr(Session, "open", lambda *_, **__: contextlib.nullcontext(one))
+        arguments = ["run", str(compiled.folder), PROMPTS[0], "-o", str(tmp_path / "x.png")]
+        made, _ = generate_beside(one, PROMPTS[1], lambda: codes.append(run(group, "toprovar", arguments)), 1)
+        assert np.array_equal(made.pixels, alone.pixels)
+        assert codes == [1]
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line == (
+            "error: a generation is running in another thread, and a session runs one at a time; wait for it to "
+            "finish, or run both in one call as a batch"
+        )
+        assert not (tmp_path / "x.png").exists()
+        assert run(group, "toprovar", arguments) == 0

@@ -91,19 +91,20 @@ def test_attend_text(kept: int, interpreter: Interpreter) -> None:
     same(other, out)
 
 
-@pytest.mark.parametrize("dim", [32, 40])
+@pytest.mark.parametrize(("dim", "tokens"), [(32, 16), (40, 16), (32, 24)])
 @pytest.mark.parametrize("biased", [False, True])
-def test_fold(biased: bool, dim: int, interpreter: Interpreter) -> None:
-    text = torch.randn(2, 16, 3, 2, HEADS, dim)[:, :, 1, 0]
-    weight = torch.randn(200, HEADS, dim).permute(1, 2, 0) if biased else torch.randn(HEADS, dim, 200)
-    bias = torch.randn(200) if biased else None
-    out = torch.full((2, 3, HEADS, 16, 200), torch.nan)[:, 1]
-    _, (*_, other) = interpreter("fold", text, weight, bias, out.clone())
-    PLAIN.fold(text, weight, bias, out)
+def test_fold(biased: bool, dim: int, tokens: int, interpreter: Interpreter) -> None:
+    text = torch.randn(2, tokens, 3, 2, HEADS, dim)[:, :, :, 1]
+    shape = (200, HEADS, dim) if biased else (HEADS, dim, 200)
+    weights = [torch.randn(shape).permute(1, 2, 0) if biased else torch.randn(shape) for _ in range(3)]
+    biases = [torch.randn(200) for _ in range(3)] if biased else None
+    out = torch.full((2, 3, HEADS, tokens, 200), torch.nan)
+    _, (*_, other) = interpreter("fold", text, weights, biases, out.clone())
+    PLAIN.fold(text, weights, biases, out)
     same(other, out)
 
 
-@pytest.mark.parametrize("tokens", [16, 64])
+@pytest.mark.parametrize("tokens", [16, 48, 64])
 def test_weigh(tokens: int, interpreter: Interpreter) -> None:
     scores = torch.randn(2, 70, HEADS * tokens) * 5
     bias = torch.randn(2, 3, HEADS, tokens)[:, 1]
@@ -113,10 +114,11 @@ def test_weigh(tokens: int, interpreter: Interpreter) -> None:
     same(other, scores)
 
 
+@pytest.mark.parametrize("tokens", [24, 32])
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize("kept", [1, 9, 16, 20])
-def test_attend_folded(kept: int, adds: bool, interpreter: Interpreter) -> None:
-    width, tokens = HEADS * 60, 32
+def test_attend_folded(kept: int, adds: bool, tokens: int, interpreter: Interpreter) -> None:
+    width = HEADS * 60
     keys, values = (torch.randn(2, 3, HEADS * tokens, width)[:, 1] * 0.1 for _ in range(2))
     bias = torch.randn(2, 3, HEADS, tokens)[:, 1]
     bias[1, :, 7:] = -torch.inf
@@ -139,11 +141,11 @@ def test_text_that_is_folded() -> None:
     k, v = (part.transpose(1, 2) for part in (keys, values))
     read = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=known.unsqueeze(1))
     expected = read.transpose(1, 2).flatten(2) @ cross.t() + bias[1]
-    made = [torch.empty(2, HEADS, 16, 40) for _ in range(2)]
-    PLAIN.fold(keys, query.view(HEADS, dim, 40), None, made[0])
-    PLAIN.fold(values, cross.view(40, HEADS, dim).permute(1, 2, 0), bias[1], made[1])
+    made = [torch.empty(2, 1, HEADS, 16, 40) for _ in range(2)]
+    PLAIN.fold(keys.unsqueeze(2), [query.view(HEADS, dim, 40)], None, made[0])
+    PLAIN.fold(values.unsqueeze(2), [cross.view(40, HEADS, dim).permute(1, 2, 0)], [bias[1]], made[1])
     added = torch.einsum("rthd,hd->rht", keys, bias[0].view(HEADS, dim)) * dim**-0.5
-    folded = FoldedText(made[0].flatten(1, 2), made[1].flatten(1, 2), added.masked_fill(~known, -torch.inf))
+    folded = FoldedText(made[0].flatten(1, 3), made[1].flatten(1, 3), added.masked_fill(~known, -torch.inf))
     out = torch.empty(2, 7, 40)
     PLAIN.attend_folded(x, folded, torch.empty(2, 7, HEADS * 16), out)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-3)

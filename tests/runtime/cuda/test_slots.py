@@ -91,6 +91,21 @@ def test_a_second_generation_at_once_is_refused() -> None:
         assert len(refused) == 1
 
 
+def test_what_a_generation_made_is_its_own() -> None:
+    """And Pillow's copy of the picture is made when it is asked for."""
+    with session() as one:
+        made = one([features(), features(seed=1)], batch_size=2).images[1]
+        assert "image" not in vars(made)
+        own = (made.picture, made.pixels, *made.bits)
+        before = [array.copy() for array in own]
+        for seed in (2, 3):
+            one([features(seed=seed), features(seed=seed)], generator=seed, batch_size=2)
+        assert all(np.array_equal(array, kept) for array, kept in zip(own, before, strict=True))
+    assert made.picture.shape == (*made.image.size[::-1], 3)
+    assert np.array_equal(np.asarray(made.image), before[0])
+    assert made.image is made.image
+
+
 def test_what_a_dead_thread_began_is_in_nobodys_way() -> None:
     with session() as one:
         left: list[State] = []
