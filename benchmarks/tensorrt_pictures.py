@@ -124,7 +124,7 @@ def main(folder: Path, count: int, output: Path | None) -> None:
             report[kind] = _compare(pairs)
             if nano:
                 names = ("graphs", "modules")
-                columns = ([np.asarray(one.image) for one in column] for column in zip(*pairs, strict=True))
+                columns = ([one.picture for one in column] for column in zip(*pairs, strict=True))
                 report[kind]["shown"] = {
                     name: score(shapes, images).mean for name, images in zip(names, columns, strict=True)
                 }

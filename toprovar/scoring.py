@@ -90,7 +90,7 @@ def evaluate(
             stages.progress("draw", index + 1, len(prompts))
         scored: dict[str, Scored] = {}
         for mode in modes:
-            marks = judge.score(prompts, [np.asarray(one.image) for one in images[mode]])
+            marks = judge.score(prompts, [one.picture for one in images[mode]])
             quality = None
             if not mode:
                 pairs = zip(images[False], images[True], strict=True)

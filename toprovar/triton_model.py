@@ -71,7 +71,7 @@ class TritonModel:
             generator=0 if seeds is None else _seeds(seeds, len(prompts)),
             batch_size=self._batch,
         )
-        images = np.stack([np.asarray(one.image) for one in generation.images])
+        images = np.stack([one.picture for one in generation.images])
         return images, np.array([one.depth for one in generation.images], np.int32)
 
     def _input(self, request: Any, name: str) -> np.ndarray | None:

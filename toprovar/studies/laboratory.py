@@ -257,7 +257,7 @@ class Laboratory:
 
     def _judged(self, prompts: Sequence[Any], images: Sequence[GeneratedImage]) -> Any:
         try:
-            return SUITES.load(self.suite).score(prompts, [np.asarray(one.image) for one in images])
+            return SUITES.load(self.suite).score(prompts, [one.picture for one in images])
         except ValueError as error:
             problem = f"the suite {self.suite!r} cannot judge these images: {error}"
             raise UsageError(problem, "leave --resolution out, or name another --suite") from error
