@@ -54,8 +54,10 @@ def test_dense_is_drawn_once_by_one_session(laboratory: Laboratory) -> None:
 def test_time_is_compared_in_turn(laboratory: Laboratory) -> None:
     plan = laboratory.plan(laboratory.policy("random"), 0.5)
     run = laboratory.run("random", plan, laboratory.suite_prompts(10))
-    assert [index for index, one in enumerate(run.outcomes) if one.speedup is not None] == [0, 8]
-    assert run.times_faster == pytest.approx(np.mean([run.outcomes[index].speedup for index in (0, 8)]))
+    timed = [one for one in run.outcomes if one.dense_seconds is not None]
+    assert timed == [run.outcomes[0], run.outcomes[8]]
+    dense = [one.dense_seconds or 0.0 for one in timed]
+    assert run.times_faster == pytest.approx(np.sum(dense) / np.sum([one.seconds for one in timed]))
     assert laboratory.run_dense(laboratory.suite_prompts(2)).times_faster == 1
 
 
