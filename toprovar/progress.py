@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from toprovar.console import diagnostics
@@ -28,7 +28,7 @@ class Stages:
     """Shows stages as they come; each is named by whoever reports it.
 
     Attributes:
-        seconds: wall-clock of every stage so far.
+        seconds: wall-clock of every stage so far; of one that began more than once, all of it.
     """
 
     def __init__(self) -> None:
@@ -47,6 +47,7 @@ class Stages:
         )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
+        self._earlier: dict[str, float] = {}
         self._last = time.perf_counter()
         self._line_at = self._last
 
@@ -62,6 +63,8 @@ class Stages:
     def progress(self, stage: str, done: int, total: int) -> None:
         """Reports that `done` of `total` are done; a stage's clock starts where the last report ended.
 
+        With fewer done than before, a stage begins again.
+
         Raises:
             KeyboardInterrupt: Ctrl-C came since, and a library swallowed it.
         """
@@ -69,9 +72,12 @@ class Stages:
         now = time.perf_counter()
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
-            self._started[stage] = self._last
+            self._started[stage], self._earlier[stage] = self._last, 0.0
+        elif done < self._task(stage).completed:
+            self._progress.reset(self._tasks[stage], total=total)
+            self._started[stage], self._earlier[stage] = self._last, self.seconds[stage]
         self._progress.update(self._tasks[stage], completed=done, total=total)
-        self.seconds[stage] = now - self._started[stage]
+        self.seconds[stage] = self._earlier[stage] + now - self._started[stage]
         self._last = now
         if self._plain and (done in (0, total) or now - self._line_at >= _BETWEEN_LINES):
             self._line_at = now
@@ -80,9 +86,12 @@ class Stages:
     def _line(self, stage: str, done: int, total: int) -> str:
         line = f"{stage}: {done} of {total}"
         if done == total:
-            return f"{line} in {self.seconds[stage]:.1f} s"
-        left = next(task for task in self._progress.tasks if task.id == self._tasks[stage]).time_remaining
+            return f"{line} in {self.seconds[stage] - self._earlier[stage]:.1f} s"
+        left = self._task(stage).time_remaining
         return line if left is None else f"{line}, {datetime.timedelta(seconds=round(left))} left"
+
+    def _task(self, stage: str) -> Task:
+        return next(task for task in self._progress.tasks if task.id == self._tasks[stage])
 
     @contextlib.contextmanager
     def waiting(self, name: str) -> Iterator[Callable[[str], None]]:

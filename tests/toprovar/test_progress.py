@@ -53,6 +53,20 @@ def test_without_a_terminal_lines_tell_how_far_it_is(
     ]
 
 
+def test_a_stage_that_begins_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with Stages() as stages:
+        monkeypatch.setattr(stages._progress, "get_time", lambda: now[0])
+        for name, seconds in (("export", 5), ("draw", 100), ("export", 7)):
+            stages.progress(name, 0, 1)
+            now[0] += seconds
+            stages.progress(name, 1, 1)
+        assert stages.seconds == {"export": 12, "draw": 100}
+    ended = [line for line in capsys.readouterr().err.splitlines() if " in " in line]
+    assert ended == ["export: 1 of 1 in 5.0 s", "draw: 1 of 1 in 100.0 s", "export: 1 of 1 in 7.0 s"]
+
+
 def test_a_piece_of_unknown_length(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stages() as stages:
         with stages.waiting("step") as say:
