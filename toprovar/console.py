@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-__all__ = ["diagnostics", "print_json", "remark_once", "results"]
+__all__ = ["diagnostics", "print_json", "remark", "remark_once", "results"]
 
 
 def diagnostics() -> Console:
@@ -17,10 +17,15 @@ def diagnostics() -> Console:
     return Console(stderr=True)
 
 
+def remark(line: str) -> None:
+    """Prints a line on stderr as it is, one line whatever its length."""
+    diagnostics().print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 @functools.cache
 def remark_once(line: str) -> None:
-    """Prints a line on stderr, unless this process has printed it before."""
-    diagnostics().print(line, markup=False, highlight=False, soft_wrap=True)
+    """The same, unless this process has printed it before."""
+    remark(line)
 
 
 def results() -> Console:

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from toprovar.console import diagnostics
+from toprovar.console import remark
 from toprovar.errors import ArtefactError, UsageError
 from toprovar.grid import Pair, draw_grid
 from toprovar.runtime.backends.base import EngineOptions
@@ -126,7 +126,6 @@ def _call(session: Session, prompt: str, options: Options, dense: bool) -> tuple
 def _write_images(
     session: Session, prompts: Sequence[str], output: Path, options: Options, dense: bool, several: bool
 ) -> dict[str, Any]:
-    console = diagnostics()
     written: list[dict[str, Any]] = []
     for prompt in prompts:
         images, seconds = _call(session, prompt, options, dense)
@@ -134,13 +133,12 @@ def _write_images(
             path = output / _name(len(written), one) if several else output
             _save(one.image, path, {"prompt": one.prompt, "seed": str(one.seed)})
             each = seconds / len(images)
-            console.print(f"{path}: {_describe(session, one)}, {each:.2f} s", markup=False, highlight=False)
+            remark(f"{path}: {_describe(session, one)}, {each:.2f} s")
             written.append(_facts(one, path, each))
     return {"images": written}
 
 
 def _write_grid(session: Session, prompts: Sequence[str], output: Path, options: Options) -> dict[str, Any]:
-    console = diagnostics()
     _call(session, prompts[0], options, dense=True)  # loads and warms both graphs, so that the times compare
     _call(session, prompts[0], options, dense=False)
     pairs = []
@@ -151,19 +149,13 @@ def _write_grid(session: Session, prompts: Sequence[str], output: Path, options:
             count = len(whole)
             pairs.append(Pair(prompt, first.image, second.image, whole_seconds / count, pruned_seconds / count))
         ratio = whole_seconds / pruned_seconds
-        console.print(
-            f"dense {whole_seconds:5.2f} s  sparse {pruned_seconds:5.2f} s  ({ratio:.2f} x)  {prompt}",
-            markup=False,
-            highlight=False,
-        )
+        remark(f"dense {whole_seconds:5.2f} s  sparse {pruned_seconds:5.2f} s  ({ratio:.2f} x)  {prompt}")
     dense_seconds = sum(pair.dense_seconds for pair in pairs) / len(pairs)
     sparse_seconds = sum(pair.sparse_seconds for pair in pairs) / len(pairs)
     _save(draw_grid(pairs), output, {})
-    console.print(
+    remark(
         f"{output}: {len(pairs)} prompts, on average dense {dense_seconds:.2f} s, sparse {sparse_seconds:.2f} s, "
-        f"{dense_seconds / sparse_seconds:.2f} times faster",
-        markup=False,
-        highlight=False,
+        f"{dense_seconds / sparse_seconds:.2f} times faster"
     )
     return {
         "grid": str(output),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from toprovar.console import diagnostics
+from toprovar.console import remark
 
 __all__ = ["Recorder", "Replay"]
 
@@ -90,7 +90,7 @@ class Recorder:
     def _tell(self, error: BaseException) -> None:
         if not self._told:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            diagnostics().print(f"a scale runs without a CUDA graph: {reason}", markup=False, highlight=False)
+            remark(f"a scale runs without a CUDA graph: {reason}")
             self._told = True
 
 

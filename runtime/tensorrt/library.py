@@ -9,7 +9,7 @@ from typing import Any
 import tensorrt as trt
 import torch
 
-from toprovar.console import diagnostics
+from toprovar.console import remark
 from toprovar.errors import BackendError
 from toprovar.runtime.tensorrt.preflight import REBUILD, Machine
 
@@ -28,7 +28,7 @@ class _Messages(trt.ILogger):
     def log(self, severity: trt.ILogger.Severity, message: str) -> None:
         """Called by TensorRT; must not raise."""
         if int(severity) <= int(trt.ILogger.Severity.ERROR):
-            diagnostics().print(f"TensorRT: {message}", markup=False, highlight=False)
+            remark(f"TensorRT: {message}")
 
 
 _MESSAGES = _Messages()
