@@ -12,7 +12,7 @@ may mend; so whole scales are also compared by the finished picture, everything 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -198,15 +198,22 @@ def measure_scales(trials: Iterable[Trial], scales: int, layers: int, first_scal
         every = [trial.tokens] * layers
         dense = trial.attempt(every)
         picture = dense.picture() if picture is None else picture
-        tried: list[Attempt] = [trial.attempt([int(share * trial.tokens)] * layers) for share in SCALE_KEPT]
-        tried += [trial.attempt(every, mode) for mode in MODES if guided]
-        for index, attempt in enumerate(tried):
+        for index, attempt in enumerate(_attempts(trial, every, guided)):
             at = trial.scale, index
             kl[at], flips[at] = _distance(trial, dense, attempt)
             if not trial.last and index < len(SCALE_KEPT):
                 later[at] = bernoulli_divergence(dense.next_differences(), attempt.next_differences())
             error[at] = picture_error(attempt.picture(), picture)
     return ScaleRecord(kl, flips, later, error)
+
+
+def _attempts(trial: Trial, every: Sequence[int], guided: bool) -> Iterator[Attempt]:
+    """One after the other: each holds the caches of the scales that it went on to."""
+    for share in SCALE_KEPT:
+        yield trial.attempt([int(share * trial.tokens)] * len(every))
+    if guided:
+        for mode in MODES:
+            yield trial.attempt(every, mode)
 
 
 def with_sensitivity(
