@@ -15,7 +15,16 @@ import onnx_ir as ir
 
 from toprovar.errors import CheckpointError, UsageError
 
-__all__ = ["LARGEST", "LARGE_PRODUCTS", "LEAST", "RoundedWeight", "input_scale", "is_large", "round_weight"]
+__all__ = [
+    "LARGEST",
+    "LARGE_PRODUCTS",
+    "LEAST",
+    "RoundedWeight",
+    "input_scale",
+    "is_large",
+    "output_factors",
+    "round_weight",
+]
 
 LARGE_PRODUCTS = ("sa", "sa.proj", "ffn.fc1", "ffn.fc2")
 """Modules of a block whose input a large product reads; self-attention's is that of its queries, keys and values."""
@@ -76,6 +85,20 @@ def input_scale(largest: float, module: str) -> float:
     return float(_power_of_two(np.float64(largest) * _HEADROOM / LARGEST))
 
 
+def output_factors(weight: np.ndarray, name: str) -> np.ndarray:
+    """The factors that a weight [in, out] is rounded with, float32 [out].
+
+    Raises:
+        CheckpointError: a number is not finite.
+    """
+    largest = np.abs(weight).max(0).astype(np.float64)
+    if not np.isfinite(largest).all():
+        raise CheckpointError(
+            f"{name} holds numbers that are not finite; expected finite ones", "download the checkpoint again"
+        )
+    return np.where(largest < LEAST, 1.0, _power_of_two(np.maximum(largest, LEAST) / LARGEST)).astype(np.float32)
+
+
 def round_weight(weight: np.ndarray, name: str) -> RoundedWeight:
     """Rounds a weight [in, out], each output's share by a factor of its own.
 
@@ -83,12 +106,7 @@ def round_weight(weight: np.ndarray, name: str) -> RoundedWeight:
         CheckpointError: a number is not finite.
     """
     weight = weight.astype(np.float32)
-    largest = np.abs(weight).max(0).astype(np.float64)
-    if not np.isfinite(largest).all():
-        raise CheckpointError(
-            f"{name} holds numbers that are not finite; expected finite ones", "download the checkpoint again"
-        )
-    factors = np.where(largest < LEAST, 1.0, _power_of_two(np.maximum(largest, LEAST) / LARGEST)).astype(np.float32)
+    factors = output_factors(weight, name)
     return RoundedWeight((weight / factors).astype(ir.DataType.FLOAT8E4M3FN.numpy()), factors)
 
 

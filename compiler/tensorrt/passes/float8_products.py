@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from toprovar.compiler.graph import Graph
-from toprovar.compiler.tensorrt.float8 import input_scale, is_large, round_weight
+from toprovar.compiler.tensorrt.float8 import input_scale, is_large, output_factors, round_weight
 from toprovar.compiler.tensorrt.passes.name_nodes import module_of
 from toprovar.compiler.tensorrt.tape import Tape, replace_value
 from toprovar.input_ranges import InputRanges
@@ -109,7 +109,7 @@ def _operand(model: ir.Model, weight: ir.Value, module: str) -> tuple[ir.Value, 
         name=f"{module}.weight_float8",
     )
     factors = ir.LazyTensor(
-        lambda: ir.tensor(round_weight(tensor.numpy(), module).factors.astype(_HALF.numpy())),
+        lambda: ir.tensor(output_factors(tensor.numpy().astype(np.float32), module).astype(_HALF.numpy())),
         _HALF,
         ir.Shape(weight.shape[1:]),
         name=f"{module}.weight_factors",
