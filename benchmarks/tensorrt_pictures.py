@@ -26,6 +26,7 @@ from toprovar.compiler.tensorrt.onnx_graphs import OnnxGraphs
 from toprovar.compiler.tensorrt.translate import engine_feed
 from toprovar.constants import load_constants
 from toprovar.deployment import Deployment
+from toprovar.errors import ToProVARError
 from toprovar.evaluation.fidelity import psnr
 from toprovar.evaluation.suites.shapes import PROMPTS, score
 from toprovar.generation import EXAMPLES_FILE
@@ -99,7 +100,7 @@ class _GraphBackend(Backend):
 @click.option("--output", type=click.Path(path_type=Path), help="JSON report.")
 def main(folder: Path, count: int, output: Path | None) -> None:
     """Draw and compare."""
-    deployment = Deployment.open(folder)
+    deployment = _opened(folder)
     nano = deployment.manifest.model.source == "nano"
     shapes = PROMPTS[:: max(len(PROMPTS) // count, 1)][:count]
     own = (folder / EXAMPLES_FILE).read_text(encoding="utf-8").splitlines()[:count]
@@ -131,6 +132,19 @@ def main(folder: Path, count: int, output: Path | None) -> None:
     _tell(report)
     if output is not None:
         output.write_text(json.dumps(report, indent=1))
+
+
+def _opened(folder: Path) -> Deployment:
+    try:
+        deployment = Deployment.open(folder)
+    except ToProVARError as error:
+        raise click.UsageError(str(error)) from error
+    if deployment.manifest.backend != "tensorrt":
+        raise click.UsageError(
+            f"{folder} was compiled for {deployment.manifest.backend}; expected graphs for TensorRT, of "
+            "toprovar-compile --backend tensorrt --portable"
+        )
+    return deployment
 
 
 def _compare(pairs: list[tuple[GeneratedImage, ...]]) -> dict[str, Any]:
